@@ -1,0 +1,85 @@
+"""Traces a model once and says, for each operation of NNCF's graph, which module ran it.
+
+NNCF 3 names operations by the called modules (``bert/encoder/attention/self/query/linear/1``). A list of
+layers is not called, so the layer's number is lost and only the count of calls tells layers apart. Scopes
+that people write do carry it; hence this record.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation of the traced model.
+
+    Attributes:
+        node_name: NNCF 3's name, for ``nncf.IgnoredScope(names=…)``.
+        function: Name of the torch function, for example ``linear`` or ``__getitem__``.
+        module_path: Dotted path of the module that ran it, with layer numbers; empty for the model itself.
+        class_names: Class of each module from the model down to that one.
+    """
+
+    node_name: str
+    function: str
+    module_path: str
+    class_names: tuple[str, ...]
+
+
+def trace_operations(model: nn.Module, example_input: Mapping[str, torch.Tensor]) -> tuple[Operation, ...]:
+    """Run the model once on an example and record its operations in the order of execution.
+
+    Args:
+        model: The model; it may be on any device and keeps its training mode.
+        example_input: Keyword arguments of ``forward``, as in calibration.
+
+    Returns:
+        The operations under the very names that ``nncf.quantize`` sees for the same kind of input.
+    """
+    from nncf.torch.function_hook.graph.build_graph_mode import GraphBuilderMode
+    from nncf.torch.function_hook.graph.graph_utils import NodeType
+    from nncf.torch.function_hook.hook_executor_mode import OpMeta
+    from nncf.torch.function_hook.hook_storage import HookStorage
+    from nncf.torch.utils import training_mode_switcher
+
+    class RecordingMode(GraphBuilderMode):
+        """NNCF's own graph builder, which also keeps the stack of called modules of every node."""
+
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__(model=model, hook_storage=HookStorage())
+            self.module_of_node: dict[str, nn.Module] = {}
+
+        def register_op_node(self, args: tuple[Any, ...], kwargs: dict[str, Any], op_meta: OpMeta) -> None:
+            super().register_op_node(args, kwargs, op_meta)
+            # The innermost module that the model knows by a name: a module created on the fly has none.
+            known = (module for module in reversed(self.module_call_stack) if module in paths)
+            self.module_of_node[op_meta.op_name] = next(known)
+
+    paths = {module: path for path, module in model.named_modules()}
+    classes = {path: type(module).__name__ for module, path in paths.items()}
+    with training_mode_switcher(model, is_training=False), RecordingMode(model) as mode:
+        arguments, keywords = mode.process_model_inputs((), dict(example_input))
+        mode.process_model_outputs(model.forward(*arguments, **keywords))
+
+    # NNCF drops nodes again that turn out not to yield a tensor, so the finished graph decides.
+    names = [
+        data["meta"].op_name
+        for _, data in sorted(mode.graph.nodes(data=True), key=lambda item: item[0])
+        if data["type"] == NodeType.fn_call
+    ]
+    return tuple(_operation(name, paths[mode.module_of_node[name]], classes) for name in names)
+
+
+def _operation(name: str, path: str, classes: dict[str, str]) -> Operation:
+    parts = path.split(".") if path else []
+    above = [".".join(parts[:depth]) for depth in range(len(parts) + 1)]
+    return Operation(
+        node_name=name,
+        function=name.split("/")[-2],
+        module_path=path,
+        class_names=tuple(classes[prefix] for prefix in above),
+    )
