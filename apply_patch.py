@@ -1,0 +1,139 @@
+#!/usr/bin/env python
+"""Fetches pinned upstream checkouts and keeps our patches applied to them.
+
+    python apply_patch.py fetch                    # fill the cached mirror of the default pin
+    python apply_patch.py apply                    # patched checkout in build/<pin>/
+    python apply_patch.py status
+    python apply_patch.py export                   # after editing build/<pin>/: patches and lock
+
+Exit codes: 0 done, 1 failure, 2 usage, 3 conflict, 4 nothing to do, 5 upstream unreachable, 6 integrity.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+APPLY_EXAMPLE = """\
+example:
+  $ python apply_patch.py apply --pin v4.57
+  v4.57: applied 4 patches: 2c1d0f…
+  $ python apply_patch.py apply --pin v4.57
+  v4.57: nothing to do, already applied 4 patches: 2c1d0f…
+"""
+FETCH_EXAMPLE = """\
+example:
+  $ python apply_patch.py fetch --pin v4.57
+  v4.57: fetched 5ac3c5171a6b01708e574eaa11fa2a60086d26bc
+  $ python apply_patch.py fetch --from /mirrors/transformers.git --history
+  v4.57: fetched 5ac3c5171a6b01708e574eaa11fa2a60086d26bc, with history
+"""
+REVERT_EXAMPLE = """\
+example:
+  $ python apply_patch.py revert
+  v4.57: reverted to plain upstream: 5ac3c5171a6b01708e574eaa11fa2a60086d26bc
+"""
+STATUS_EXAMPLE = """\
+states: not fetched, fetched, applied, stale (patches or lock changed since applying), dirty (edited), broken
+
+example:
+  $ python apply_patch.py status
+  v4.57 (default): applied: the work tree is what the series gives
+  embedded: fetched: built from folder embedded; not applied
+"""
+VERIFY_EXAMPLE = """\
+example:
+  $ python apply_patch.py verify
+  v4.57: 4 patches and 5 locked files verified, applied: 2c1d0f…
+"""
+EXPORT_EXAMPLE = """\
+Edits of a file go to the last patch that touches it. Edits of other files go to --patch; a new one needs
+--subject and --description. New files count once they are added: git -C build/<pin> add FILE.
+
+example:
+  $ $EDITOR build/v4.57/examples/pytorch/language-modeling/run_mlm.py
+  $ python apply_patch.py export --patch 05-run_mlm --subject "run_mlm: …" --description "After logger, …"
+  v4.57: exported 5 patches: 7f31aa…
+    wrote patches/v4.57/05-run_mlm.patch
+    …
+"""
+LINT_EXAMPLE = """\
+example:
+  $ python apply_patch.py lint
+  patches/v4.57/01-run_qa.patch:23: error: the added line has trailing whitespace
+"""
+SCRIPT_EXAMPLE = """\
+example:
+  $ python "$(python apply_patch.py script run_glue)" --help
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the command line's parser."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--pin", metavar="NAME", help="a pin of pins.toml (default: the default pin)")
+    shared.add_argument(
+        "--cache",
+        metavar="DIR",
+        type=Path,
+        help="cache folder (default: $OVERLAY_CACHE, then the user's cache)",
+    )
+    here = Path(__file__).resolve().parent
+    shared.add_argument(
+        "--project", metavar="DIR", type=Path, default=here, help="folder with pins.toml (default: this one)"
+    )
+    parser = argparse.ArgumentParser(prog="apply_patch.py", description=__doc__, formatter_class=formatter)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, summary: str, example: str | None = None) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=example,
+            parents=[shared],
+            formatter_class=formatter,
+        )
+
+    fetch = add("fetch", "fill the cached mirror with what a pin needs", FETCH_EXAMPLE)
+    fetch.add_argument(
+        "--from",
+        dest="source",
+        metavar="URL|PATH",
+        help="source (default: $UPSTREAM_URL, then the pin's upstream)",
+    )
+    fetch.add_argument("--history", action="store_true", help="fetch all commits of upstream's main, too")
+    add("apply", "apply the patches of a pin in build/<pin>/", APPLY_EXAMPLE)
+    revert = add("revert", "take build/<pin>/ back to plain upstream", REVERT_EXAMPLE)
+    revert.add_argument("--force", action="store_true", help="discard edits (they stay reachable in git)")
+    status = add("status", "say what state each pin is in", STATUS_EXAMPLE)
+    status.add_argument("--json", action="store_true", help="print JSON")
+    add("verify", "check patches, lock, upstream and work tree against each other", VERIFY_EXAMPLE)
+    export = add("export", "turn edits in build/<pin>/ into patches and lock", EXPORT_EXAMPLE)
+    export.add_argument("paths", nargs="*", metavar="PATH", help="export edits under these paths only")
+    export.add_argument("--patch", metavar="NN-name", help="patch for edits that no patch owns yet")
+    export.add_argument("--subject", help="subject of --patch")
+    export.add_argument("--description", help="description of --patch: why its hunks sit where they sit")
+    export.add_argument(
+        "--drop", metavar="NN-name", action="append", default=[], help="remove this patch if it became empty"
+    )
+    add("lock", "write the lock anew after a patch was changed by hand")
+    add("repin", "move a pin that is built from a folder to the folder's present content")
+    add("lint", "check what the patches look like (all pins, or --pin)", LINT_EXAMPLE)
+    script = add("script", "print the path of a patched script", SCRIPT_EXAMPLE)
+    script.add_argument("name", help="a script's name in pins.toml, e.g. run_glue")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command and returns its exit code."""
+    args = build_parser().parse_args(argv)
+    # Imported late, so that --help and usage errors answer at once.
+    from overlay.commands import run
+
+    return run(args, os.environ)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
