@@ -81,9 +81,8 @@ class QuantizationConfig(AlgorithmConfig):
         target_device: Where the model will run.
         overflow_fix: Use half the range of the weights against saturation on CPUs without VNNI. ``None`` is
             NNCF's choice, ``first_layer_only``, which concerns convolutions only.
-        smooth_quant: Alpha of SmoothQuant from 0 to 1, or ``None`` for off. Off by default: it rescales the
-            weights before training, and its scale is one tensor shared by several modules, which safetensors
-            refuses to save.
+        smooth_quant: Alpha of SmoothQuant from 0 to 1, or ``None`` for off. Off by default: it rescales the weights
+            before training, and its scales cost time in every step.
         bias_correction: Whether calibration may change biases. Off by default: training corrects them anyway,
             and the weights stay the user's until it does.
         quantizer_learning_rate: Learning rate of the quantizers' parameters; ``None`` is the model's own.

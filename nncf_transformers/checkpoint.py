@@ -1,0 +1,163 @@
+"""Checkpoints of compressed models: safetensors with NNCF's parameters in them, and a JSON file beside it.
+
+``from_pretrained`` knows nothing of quantizers and drops their parameters with a warning only. So a checkpoint is
+two things that belong together: the weights file, in which every quantizer parameter is named
+``__nncf_hooks.…``, and :data:`STATE_FILE`, which says where each quantizer sits. Either without the other is refused.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from nncf_transformers.errors import IntegrityError
+
+STATE_FILE = "nncf_config.json"
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+HOOK_PREFIX = "__nncf_hooks."
+FORMAT = 1
+
+
+def is_compressed(folder: str | os.PathLike[str]) -> bool:
+    """Say whether ``folder`` holds a checkpoint of a compressed model.
+
+    Raises:
+        IntegrityError: the weights have quantizer parameters, but :data:`STATE_FILE` is missing, or the weights file
+            is damaged.
+    """
+    path = Path(folder)
+    if (path / STATE_FILE).is_file():
+        return True
+    if any(key.startswith(HOOK_PREFIX) for file in _weight_files(path) for key in _keys(file)):
+        raise IntegrityError(
+            f"{path}: the weights belong to a compressed model, but {STATE_FILE} is missing; "
+            "copy it from where the checkpoint was saved, or start from an uncompressed model"
+        )
+    return False
+
+
+def read_state(folder: str | os.PathLike[str], model: nn.Module) -> dict[str, Any]:
+    """Read :data:`STATE_FILE` and check that it describes a model of this class.
+
+    Raises:
+        IntegrityError: the file is not what :func:`write_state` wrote, or is of another model class.
+    """
+    path = Path(folder) / STATE_FILE
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise IntegrityError(f"{path}: cannot be read ({error}); copy it again from the original") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT or "compression_state" not in state:
+        raise IntegrityError(f"{path}: not the state of a compressed model (format {FORMAT}); copy it again")
+    if state["model_class"] != type(model).__name__:
+        raise IntegrityError(
+            f"{path}: the checkpoint holds a {state['model_class']}, the script loads a {type(model).__name__}; "
+            "use the script of the checkpoint's task"
+        )
+    return state
+
+
+def write_state(folder: str | os.PathLike[str], model: nn.Module, source: dict[str, Any]) -> None:
+    """Write :data:`STATE_FILE` whole or not at all.
+
+    Args:
+        folder: where the weights are, or are about to be, saved.
+        model: the compressed model.
+        source: the configuration that the compression came from, kept for the record and for a later resume.
+    """
+    import nncf
+    import nncf.torch
+
+    state = {
+        "format": FORMAT,
+        "model_class": type(model).__name__,
+        "nncf_version": nncf.__version__,
+        "config": source,
+        **nncf.torch.get_config(model),
+    }
+    path = Path(folder) / STATE_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def load_compressed(folder: str | os.PathLike[str], model: nn.Module) -> dict[str, Any]:
+    """Put a checkpoint's quantizers on a model that was loaded from it by ``from_pretrained``.
+
+    Args:
+        folder: the checkpoint.
+        model: the uncompressed model with the checkpoint's weights; changed in place.
+
+    Returns:
+        The content of :data:`STATE_FILE`.
+
+    Raises:
+        IntegrityError: quantizer parameters are missing, left over or of the wrong shape.
+    """
+    import nncf
+    import nncf.torch
+
+    path = Path(folder)
+    state = read_state(path, model)
+    parameters = {
+        key: tensor for key, tensor in _tensors(path) if key.startswith(HOOK_PREFIX)
+    }
+    try:
+        # NNCF builds modules from its own package only ("allowed_modules"), so a foreign file cannot import code.
+        nncf.torch.load_from_config(model, {"compression_state": state["compression_state"]})
+        result = model.load_state_dict(parameters, strict=False)
+    except (KeyError, TypeError, RuntimeError, nncf.InternalError) as error:
+        raise IntegrityError(f"{path / STATE_FILE}: does not fit {type(model).__name__}: {error}") from error
+    missing = [key for key in result.missing_keys if key.startswith(HOOK_PREFIX)]
+    if missing or result.unexpected_keys:
+        key, what = (missing[0], "lack") if missing else (result.unexpected_keys[0], "have an unknown")
+        raise IntegrityError(
+            f"{path}: the weights {what} {key}; {STATE_FILE} and the weights are of different checkpoints, "
+            "copy both from the same one"
+        )
+    return state
+
+
+def save_ready(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Un-share the compression's tensors in ``state_dict``, for safetensors does not store a tensor twice.
+
+    SmoothQuant lets several operations share one scale. Loading writes the same value to each name, so copies in
+    the file restore the shared parameter exactly.
+    """
+    return {k: v.clone() if k.startswith(HOOK_PREFIX) else v for k, v in state_dict.items()}
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """List the safetensors files of a checkpoint: one, or the shards of an index."""
+    index = folder / INDEX_FILE
+    if index.is_file():
+        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return [folder / name for name in sorted(set(shards))]
+    weights = folder / WEIGHTS_FILE
+    return [weights] if weights.is_file() else []
+
+
+def _keys(file: Path) -> list[str]:
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            return list(tensors.keys())
+    except (SafetensorError, OSError) as error:
+        raise IntegrityError(f"{file}: damaged or truncated ({error}); copy it again") from error
+
+
+def _tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    files = _weight_files(folder)
+    if not files:
+        raise IntegrityError(f"{folder}: has {STATE_FILE} but no {WEIGHTS_FILE}; copy the checkpoint whole")
+    for file in files:
+        keys = _keys(file)
+        with safe_open(file, framework="pt") as tensors:
+            for key in keys:
+                yield key, tensors.get_tensor(key)

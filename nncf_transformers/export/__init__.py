@@ -1,0 +1,153 @@
+"""Export a trained model to ONNX and OpenVINO, and prove that what was written is the same model."""
+
+import copy
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nncf_transformers.algorithms.quantization import is_weight_quantizer, quantizers
+from nncf_transformers.errors import CompressionError, UsageError
+from nncf_transformers.export.onnx import output_names, write_onnx
+from nncf_transformers.export.openvino import BIN, XML, write_ir
+from nncf_transformers.export.parity import Parity, check_quantizer_count, compare
+from nncf_transformers.inputs import synthetic_inputs
+from nncf_transformers.runtimes import Inputs, onnx_runtime, openvino_runtime, torch_runtime
+
+__all__ = ["check_targets", "export_model", "output_names"]
+
+logger = logging.getLogger(__name__)
+
+PARITY_FILE = "parity.json"
+
+
+def check_targets(to_onnx: str | None, to_openvino: str | None) -> None:
+    """Find out before the training, not after it, that an export cannot be written.
+
+    Raises:
+        UsageError: a target's folder is missing or not writable, or the target is of the wrong kind.
+    """
+    for flag, target in (("--to-onnx", to_onnx), ("--to-openvino", to_openvino)):
+        if target is None:
+            continue
+        path = Path(target)
+        if not path.parent.is_dir():
+            raise UsageError(f"{flag} {target}: the folder {path.parent} does not exist; create it first")
+        if not os.access(path.parent, os.W_OK):
+            raise UsageError(f"{flag} {target}: the folder {path.parent} is not writable; choose another")
+    if to_onnx is not None and (Path(to_onnx).is_dir() or Path(to_onnx).suffix != ".onnx"):
+        example = Path(to_onnx) / "model.onnx"
+        raise UsageError(f"--to-onnx {to_onnx}: must name a file that ends in .onnx, such as {example}")
+    if to_openvino is not None and Path(to_openvino).exists() and not Path(to_openvino).is_dir():
+        raise UsageError(f"--to-openvino {to_openvino}: is a file; name a folder")
+
+
+def export_model(
+    model: nn.Module,
+    *,
+    to_onnx: str | None = None,
+    to_openvino: str | None = None,
+    tokenizer: Any | None = None,
+    samples: Sequence[Inputs] | None = None,
+) -> list[Parity]:
+    """Write ``model`` as ONNX and/or OpenVINO IR, compare both with torch, and only then put them in place.
+
+    Beside each export a JSON file records the comparison: ``<name>.parity.json`` for an ONNX file,
+    ``parity.json`` in an IR folder.
+
+    Args:
+        model: a Transformers model on any device; it is left as it was.
+        to_onnx: an ONNX file in an existing folder.
+        to_openvino: a folder for the IR, made if missing.
+        tokenizer: saved beside the IR.
+        samples: batches of inputs to compare on, arrays of shape (batch, sequence); made up when omitted.
+
+    Returns:
+        One comparison a runtime, ONNX Runtime first.
+
+    Raises:
+        IntegrityError: the export lost a quantizer or computes something else; nothing is left behind.
+    """
+    check_targets(to_onnx, to_openvino)
+    model = _on_cpu(model)
+    if samples is None:
+        logger.info("export: no data at hand, comparing the runtimes on made-up inputs")
+        samples = _made_up(model)
+    target = Path(to_onnx or to_openvino or "")
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        return _export(model, to_onnx, to_openvino, tokenizer, samples, folder)
+    except OSError as error:
+        reason = error.strerror or error
+        raise CompressionError(f"{target}: cannot be written ({reason}); free space or choose another place") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _export(
+    model: nn.Module,
+    to_onnx: str | None,
+    to_openvino: str | None,
+    tokenizer: Any | None,
+    samples: Sequence[Inputs],
+    folder: Path,
+) -> list[Parity]:
+    """Write into ``folder``, check, and move what was asked for to its place."""
+    file = folder / "model.onnx"
+    write_onnx(model, file)
+    names = [name for name, _ in quantizers(model)]
+    weights = sum(map(is_weight_quantizer, names))
+    counts = check_quantizer_count(file, weights, len(names) - weights)
+    reference = torch_runtime(model)
+    results = []
+    if to_onnx is not None:
+        results.append(compare("ONNX Runtime", reference, onnx_runtime(file), samples))
+    if to_openvino is not None:
+        ir = folder / "ir"
+        ir.mkdir()
+        write_ir(file, ir, model, tokenizer)
+        results.append(compare("OpenVINO", reference, openvino_runtime(ir / XML, exact=True), samples))
+    for result in results:
+        logger.info(str(result))
+        result.check()
+    report = json.dumps({"nodes": counts, "runtimes": [r.to_dict() for r in results]}, indent=1) + "\n"
+    if to_onnx is not None:
+        file.replace(to_onnx)
+        Path(to_onnx).with_suffix(f".{PARITY_FILE}").write_text(report, encoding="utf-8")
+        logger.info("wrote %s (%.1f MB)", to_onnx, Path(to_onnx).stat().st_size / 1e6)
+    if to_openvino is not None:
+        (ir / PARITY_FILE).write_text(report, encoding="utf-8")
+        destination = Path(to_openvino)
+        destination.mkdir(exist_ok=True)
+        for item in sorted(ir.iterdir()):
+            item.replace(destination / item.name)
+        logger.info("wrote %s (%.1f MB)", destination / XML, (destination / BIN).stat().st_size / 1e6)
+    return results
+
+
+def _on_cpu(model: nn.Module) -> nn.Module:
+    """The model on the CPU in evaluation mode, a copy unless it is there already."""
+    if next(model.parameters()).is_cuda or model.training:
+        model = copy.deepcopy(model).cpu().eval()
+    return model
+
+
+def _made_up(model: nn.Module) -> list[Inputs]:
+    """Batches of several shapes, so that the dynamic axes are tried."""
+    shapes = ((4, 16), (1, 48), (3, 31))
+    return [
+        {name: tensor.cpu().numpy() for name, tensor in synthetic_inputs(model, *shape, seed=i).items()}
+        for i, shape in enumerate(shapes)
+    ]
+
+
+def rows_of(tensors: dict[str, torch.Tensor]) -> Inputs:
+    """A batch of tensors as the arrays that a runtime takes."""
+    return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}

@@ -1,0 +1,192 @@
+"""Fold the quantized weights of an exported ONNX model into INT8 initializers.
+
+PyTorch exports a fake-quantized weight as a float initializer followed by QuantizeLinear and DequantizeLinear, so the
+file is as large as the FP32 model and every runtime quantizes the weights anew. Here QuantizeLinear is computed once,
+with the arithmetic of ``torch.fake_quantize_per_channel_affine``, and only DequantizeLinear stays in the graph.
+"""
+
+from collections import defaultdict
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+
+def fold_weights(model: onnx.ModelProto) -> int:
+    """Replace every quantized float weight in ``model`` by an INT8 initializer, in place.
+
+    ``Transpose`` of a folded weight is computed too, so that DequantizeLinear feeds MatMul directly, which is the
+    pattern that ONNX Runtime turns into an integer product. An embedding is looked up before it is dequantized:
+    otherwise each inference would dequantize the whole table.
+
+    Returns:
+        The number of folded weights; each has lost its QuantizeLinear, and an embedding also its DequantizeLinear,
+        for which a multiplication by the looked-up scales stands in.
+    """
+    return _Folder(model.graph).run()
+
+
+class _Folder:
+    """One pass over one graph, with the indices it needs."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.graph = graph
+        self.constants = {tensor.name: tensor for tensor in graph.initializer}
+        self.producer = {output: node for node in graph.node for output in node.output}
+        self.consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        for node in graph.node:
+            for name in node.input:
+                self.consumers[name].append(node)
+        self.removed: list[onnx.NodeProto] = []
+        self.added: dict[int, list[onnx.NodeProto]] = defaultdict(list)  # by id of the node they stand before
+
+    def run(self) -> int:
+        folded = 0
+        for node in list(self.graph.node):
+            if node.op_type == "QuantizeLinear" and self.value(node.input[0]) is not None:
+                self.fold(node)
+                folded += 1
+        self.rebuild()
+        return folded
+
+    def value(self, name: str) -> np.ndarray | None:
+        """The constant behind ``name``, seen through Constant, Identity and clamping nodes, or None."""
+        if name in self.constants:
+            return numpy_helper.to_array(self.constants[name])
+        node = self.producer.get(name)
+        if node is None:
+            return None
+        if node.op_type == "Identity":
+            return self.value(node.input[0])
+        if node.op_type == "Constant":
+            return numpy_helper.to_array(node.attribute[0].t)
+        if node.op_type in ("Max", "Min"):
+            left, right = (self.value(name) for name in node.input)
+            if left is not None and right is not None:
+                return np.maximum(left, right) if node.op_type == "Max" else np.minimum(left, right)
+        return None
+
+    def constant_value(self, name: str) -> np.ndarray:
+        value = self.value(name)
+        if value is None:
+            raise ValueError(f"{name} is not a constant: the exporter wrote a quantizer in an unknown form")
+        return value
+
+    def fold(self, quantize: onnx.NodeProto) -> None:
+        weight, scale, zero = (self.constant_value(name) for name in quantize.input)
+        axis = next((a.i for a in quantize.attribute if a.name == "axis"), 1)
+        integers = _quantize(weight, scale, zero, axis)
+        self.removed.append(quantize)
+        for dequantize in self.consumers[quantize.output[0]]:
+            self.removed.append(dequantize)
+            for consumer in self.consumers[dequantize.output[0]]:
+                self.connect(consumer, dequantize.output[0], integers, scale, zero, axis)
+
+    def connect(
+        self, consumer: onnx.NodeProto, name: str, integers: np.ndarray, scale: np.ndarray, zero: np.ndarray, axis: int
+    ) -> None:
+        """Let ``consumer`` read the folded weight where it read ``name``."""
+        symmetric = not zero.any()
+        if consumer.op_type == "Transpose" and integers.ndim == 2:
+            self.removed.append(consumer)
+            for user in self.consumers[consumer.output[0]]:
+                self.connect(user, consumer.output[0], np.ascontiguousarray(integers.T), scale, zero, 1 - axis)
+            return
+        if consumer.op_type == "Gather" and consumer.input[0] == name and symmetric and _gather_axis(consumer) == 0:
+            self.connect_embedding(consumer, integers, scale, axis)
+            return
+        weight = self.constant(f"{name}_int8", integers)
+        output = f"{weight}_dequantized"
+        if output not in self.producer:
+            inputs = [weight, self.constant(f"{name}_scale", scale), self.constant(f"{name}_zero", zero)]
+            node = helper.make_node("DequantizeLinear", inputs, [output], name=output, axis=axis)
+            self.insert_before(consumer, node)
+        for i, used in enumerate(consumer.input):
+            if used == name:
+                consumer.input[i] = output
+
+    def connect_embedding(
+        self, gather: onnx.NodeProto, integers: np.ndarray, scale: np.ndarray, axis: int
+    ) -> None:
+        """Look up INT8 rows, and scale the looked-up rows: equal to dequantizing the table first, but cheaper."""
+        rows = self.constant(f"{gather.input[0]}_int8", integers)
+        base = gather.output[0]
+        nodes = [
+            helper.make_node("Gather", [rows, gather.input[1]], [f"{base}_int8"], axis=0),
+            helper.make_node("Cast", [f"{base}_int8"], [f"{base}_float"], to=onnx.TensorProto.FLOAT),
+        ]
+        if scale.size == 1 or axis != 0:
+            factor = self.constant(f"{gather.input[0]}_scale", scale)
+        else:
+            column = self.constant(f"{gather.input[0]}_scale", scale.reshape(-1, 1))
+            factor = f"{base}_scale"
+            nodes.append(helper.make_node("Gather", [column, gather.input[1]], [factor], axis=0))
+        nodes.append(helper.make_node("Mul", [f"{base}_float", factor], [base]))
+        for node in nodes:
+            self.insert_before(gather, node)
+        self.removed.append(gather)
+
+    def constant(self, name: str, value: np.ndarray) -> str:
+        """Store ``value`` as an initializer once; a layer that is called twice shares its weight."""
+        if name not in self.constants:
+            tensor = numpy_helper.from_array(value, name)
+            self.constants[name] = tensor
+            self.graph.initializer.append(tensor)
+        return name
+
+    def insert_before(self, anchor: onnx.NodeProto, node: onnx.NodeProto) -> None:
+        self.added[id(anchor)].append(node)
+        for output in node.output:
+            self.producer[output] = node
+
+    def rebuild(self) -> None:
+        removed = {id(node) for node in self.removed}
+        nodes: list[onnx.NodeProto] = []
+        for node in self.graph.node:
+            nodes.extend(self.added[id(node)])
+            if id(node) not in removed:
+                nodes.append(node)
+        kept = _reachable(nodes, {output.name for output in self.graph.output})
+        used = {name for node in kept for name in _names_read(node)} | {o.name for o in self.graph.output}
+        initializers = [tensor for tensor in self.graph.initializer if tensor.name in used]
+        del self.graph.node[:], self.graph.initializer[:]
+        self.graph.node.extend(kept)
+        self.graph.initializer.extend(initializers)
+
+
+def _quantize(weight: np.ndarray, scale: np.ndarray, zero: np.ndarray, axis: int) -> np.ndarray:
+    """round(w · (1 / s)) + z, clamped, as torch computes it in float32 (ties to even)."""
+    if scale.size > 1:
+        shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
+        scale, offset = scale.reshape(shape), zero.reshape(shape)
+    else:
+        offset = zero
+    limits = np.iinfo(zero.dtype)
+    inverse = np.float32(1.0) / scale.astype(np.float32)
+    levels = np.rint(weight.astype(np.float32) * inverse) + offset.astype(np.float32)
+    return np.clip(levels, limits.min, limits.max).astype(zero.dtype)
+
+
+def _gather_axis(node: onnx.NodeProto) -> int:
+    return next((a.i for a in node.attribute if a.name == "axis"), 0)
+
+
+def _reachable(nodes: list[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:
+    """Drop the nodes on which no wanted output depends; order is kept."""
+    kept: list[onnx.NodeProto] = []
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            kept.append(node)
+            wanted.update(_names_read(node))
+    return kept[::-1]
+
+
+def _names_read(node: onnx.NodeProto) -> set[str]:
+    """The names that a node reads, those read inside the branches of an If among them."""
+    names = set(node.input)
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                names |= _names_read(inner)
+            names.update(output.name for output in graph.output)
+    return names

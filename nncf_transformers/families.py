@@ -1,0 +1,25 @@
+"""The model families that this project has proven, and why others are refused.
+
+"Proven" means: quantize, train, reload and export, with agreement between torch, ONNX Runtime and OpenVINO, is a
+test (``tests/test_families.py``).
+"""
+
+from torch import nn
+
+from nncf_transformers.errors import UsageError
+
+SUPPORTED = ("bert", "roberta", "distilbert", "albert", "electra", "mobilebert", "xlm-roberta", "deberta-v2")
+
+
+def check_supported(model: nn.Module) -> None:
+    """Refuse to compress a model family that no test has proven.
+
+    Raises:
+        UsageError: naming the family and the ones that work.
+    """
+    family = getattr(model.config, "model_type", type(model).__name__)
+    if family not in SUPPORTED:
+        raise UsageError(
+            f"model family {family!r} has not been proven with quantization-aware training; "
+            f"supported: {', '.join(SUPPORTED)}"
+        )

@@ -1,0 +1,204 @@
+"""The Hugging Face ``Trainer`` with compression: a thin layer over :class:`nncf_transformers.compression.Compression`.
+
+Without the overlay's flags, and on a model that is not compressed, every method here hands straight on to
+``transformers``.
+"""
+
+import copyreg
+import logging
+import os
+from dataclasses import dataclass, fields
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers.trainer_utils import get_last_checkpoint
+
+from nncf_transformers.checkpoint import is_compressed
+from nncf_transformers.compression import Compression, compression_parameters, restore
+from nncf_transformers.config import CompressionConfig
+from nncf_transformers.data import set_local_data
+from nncf_transformers.errors import UsageError
+from nncf_transformers.export import export_model, rows_of
+from nncf_transformers.flags import CompressionFlags
+from nncf_transformers.inputs import model_inputs
+from nncf_transformers.runtimes import Inputs
+
+logger = logging.getLogger(__name__)
+
+# The mixins below are always combined with a class of transformers; the type checker may know that.
+if TYPE_CHECKING:
+    from transformers import Trainer as _Trainer
+    from transformers import TrainingArguments as _Arguments
+else:
+    _Arguments = _Trainer = object
+
+_FLAGS = tuple(field.name for field in fields(CompressionFlags))
+
+# Batches and rows of real data on which an export is compared with the model in memory.
+_PARITY_BATCHES, _PARITY_ROWS = 4, 4
+
+
+class _Flags(CompressionFlags, _Arguments):
+    """Shared by the argument classes: check the flags, and leave no trace of them where they are not used."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.compression_config = self.check()
+        # The scripts leave the root logger at WARNING and raise the levels of the loggers they know.
+        logging.getLogger("nncf_transformers").setLevel(logging.INFO if self.should_log else logging.WARNING)
+        set_local_data(
+            Path(self.data_dir) if self.data_dir else None,
+            need_train=self.do_train,
+            need_validation=self.do_eval,
+            need_test=self.do_predict,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As upstream, without the flags that are not used."""
+        values = super().to_dict()
+        values.pop("compression_config", None)
+        return {k: v for k, v in values.items() if k not in _FLAGS or v is not None}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as upstream's class: ``training_args.bin`` then loads without this package."""
+        upstream = next(c for c in type(self).__mro__ if c.__module__.startswith("transformers."))
+        state = {k: v for k, v in vars(self).items() if k not in (*_FLAGS, "compression_config")}
+        state |= {k: getattr(self, k) for k in _FLAGS if getattr(self, k) is not None}
+        return copyreg._reconstructor, (upstream, object, None), state  # type: ignore[attr-defined]
+
+
+@dataclass
+class TrainingArguments(_Flags, transformers.TrainingArguments):
+    """``transformers.TrainingArguments`` with the overlay's flags."""
+
+
+@dataclass
+class Seq2SeqTrainingArguments(_Flags, transformers.Seq2SeqTrainingArguments):
+    """``transformers.Seq2SeqTrainingArguments`` with the overlay's flags."""
+
+
+def _length(dataset: Any) -> int:
+    """Number of samples, 0 for no data set."""
+    return 0 if dataset is None else len(dataset)
+
+
+class _CompressionMixin(_Trainer):
+    """What compression adds to a Trainer class."""
+
+    args: Any
+    model: Any
+    optimizer: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._compression_config = getattr(self.args, "compression_config", None)
+        self._restore(self.model.config._name_or_path)
+        if self._compression_config is not None:
+            self._check_arguments(self._compression_config)
+        if not self.args.do_train:
+            self._export()
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Compress the model, or take the compression of the checkpoint to resume from; then train as upstream."""
+        folder = self._resume_folder(resume_from_checkpoint)
+        if folder is not None and Compression.of(self.model) is None:
+            self._restore(folder)
+            if self._compression_config is not None and Compression.of(self.model) is None:
+                raise UsageError(
+                    f"{folder}: was trained without compression, so it cannot be resumed with --nncf-config; "
+                    "pass it as --model_name_or_path, with another --output_dir"
+                )
+        if self._compression_config is not None and Compression.of(self.model) is None:
+            Compression(self._compression_config).start(self.model, self._rows())
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """As upstream, with the compression's parameters in a group of their own."""
+        compression = Compression.of(self.model)
+        if compression is None or self.optimizer is not None:
+            return super().create_optimizer(*args, **kwargs)
+        parameters = compression_parameters(self.model)
+        # Upstream sorts every trainable parameter into its own groups, so these hide until that is done.
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        optimizer: Any = super().create_optimizer(*args, **kwargs)
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        compression.add_to(optimizer, self.model)
+        return optimizer
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As upstream; the training loss comes with the compression's statistics."""
+        compression = Compression.of(self.model)
+        if compression is not None and "loss" in logs:
+            logs = {**logs, **compression.statistics(self.model)}
+        super().log(logs, *args, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As upstream; the final model, once it is safely saved, is exported as the flags ask."""
+        super().save_model(output_dir, _internal_call)
+        if not _internal_call:
+            self._export()
+
+    def _restore(self, folder: str | os.PathLike[str]) -> None:
+        if folder and os.path.isdir(folder) and Compression.of(self.model) is None and is_compressed(folder):
+            restore(self.model, folder)
+
+    def _resume_folder(self, resume: str | bool | None) -> str | None:
+        if resume is True:
+            return get_last_checkpoint(self.args.output_dir)
+        return resume or None
+
+    def _check_arguments(self, config: CompressionConfig) -> None:
+        compression = Compression.of(self.model)
+        if compression is not None:
+            compression.check_same(config)
+        elif not self.args.do_train:
+            raise UsageError(
+                f"--nncf-config: {self.model.config._name_or_path} is not a compressed checkpoint; add --do_train to "
+                "compress it (with --num_train_epochs 0 for post-training quantization only)"
+            )
+        for name in ("deepspeed", "fsdp", "torch_compile"):
+            if getattr(self.args, name, None):
+                raise UsageError(f"--{name} cannot be combined with --nncf-config; drop one of them")
+        if self.args.do_train and not _length(self.train_dataset):
+            raise UsageError("the training set is empty: calibration needs at least one sample")
+
+    def _rows(self) -> DataLoader:
+        """The training data one row at a time, as the training sees it, in an order that the seed decides."""
+        return self._loader(self.train_dataset, batch_size=1, shuffle=True)
+
+    def _loader(self, dataset: Any, batch_size: int, shuffle: bool) -> DataLoader:
+        """Load ``dataset`` outside the Trainer's own loaders, which would deal it out to the processes."""
+        collate = self._get_collator_with_removed_columns(self.data_collator)
+        generator = torch.Generator().manual_seed(self.args.seed)
+        return DataLoader(dataset, batch_size, shuffle=shuffle, generator=generator, collate_fn=collate)
+
+    def _export(self) -> None:
+        """Write what ``--to-onnx`` and ``--to-openvino`` ask for, in the one process that writes."""
+        targets = {k: getattr(self.args, k, None) for k in ("to_onnx", "to_openvino")}
+        if not any(targets.values()) or not self.args.should_save:
+            return
+        # Mixed precision leaves its wrapper around the model's forward; the export wants the model itself.
+        model: nn.Module = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        export_model(model, tokenizer=self.processing_class, samples=self._parity_samples(), **targets)
+
+    def _parity_samples(self) -> list[Inputs] | None:
+        dataset = self.eval_dataset if self.eval_dataset is not None else self.train_dataset
+        if isinstance(dataset, dict) or not _length(dataset):
+            return None
+        loader = self._loader(dataset, _PARITY_ROWS, shuffle=False)
+        return [rows_of(model_inputs(self.model, batch)) for batch in islice(loader, _PARITY_BATCHES)]
+
+
+class Trainer(_CompressionMixin, transformers.Trainer):
+    """``transformers.Trainer`` that compresses its model when ``args.nncf_config`` is given."""
+
+
+class Seq2SeqTrainer(_CompressionMixin, transformers.Seq2SeqTrainer):
+    """``transformers.Seq2SeqTrainer`` that compresses its model when ``args.nncf_config`` is given."""

@@ -1,0 +1,72 @@
+"""Which tensors of a batch a model takes as inputs.
+
+A training batch also holds labels, and, depending on the tokenizer, tensors that the model has no use for.
+Calibration, tracing and export must agree on the same inputs in the same order, so all of them ask here.
+"""
+
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+# The order in which exported models list their inputs, whatever the order in the batch.
+INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def input_names(model: nn.Module, available: Iterable[str] | None = None) -> tuple[str, ...]:
+    """Name the inputs of an encoder model, in export order.
+
+    Args:
+        model: a Transformers model.
+        available: the names to choose from; every input that the model knows when omitted.
+
+    Returns:
+        The names among :data:`INPUT_NAMES` that the model's ``forward`` takes and that carry information:
+        ``token_type_ids`` is left out where the model has at most one token type (RoBERTa, XLM-R, DistilBERT).
+    """
+    parameters = inspect.signature(model.forward).parameters
+    names = [name for name in INPUT_NAMES if name in parameters]
+    if getattr(model.config, "type_vocab_size", 0) <= 1 and "token_type_ids" in names:
+        names.remove("token_type_ids")
+    return tuple(name for name in names if available is None or name in available)
+
+
+def model_inputs(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Pick a model's inputs from a batch, on the model's device.
+
+    Args:
+        model: a Transformers model.
+        batch: tensors of shape (batch, sequence) by name; anything else in it is ignored.
+    """
+    device = next(model.parameters()).device
+    return {name: batch[name].to(device) for name in input_names(model, batch)}
+
+
+def synthetic_inputs(model: nn.Module, batch: int, sequence: int, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Make up inputs from random token ids, for tracing or when no real data is at hand.
+
+    Every row has its own length (at least half of ``sequence``), so that padding is exercised too.
+
+    Args:
+        model: a Transformers model.
+        batch: number of rows.
+        sequence: number of token positions; cut to what the model's position table holds.
+        seed: of a generator of its own, the global random state is left alone.
+    """
+    config: Any = model.config
+    pad = getattr(config, "pad_token_id", None) or 0
+    # RoBERTa counts positions from pad + 1, so that many entries of its position table are no position.
+    limit = getattr(config, "max_position_embeddings", 0) or sequence
+    if limit > 0:
+        sequence = min(sequence, limit - pad - 1)
+    generator = torch.Generator().manual_seed(seed)
+    # Ids from 5 on: the lower ones are padding and other special tokens in every vocabulary we meet.
+    ids = torch.randint(min(5, config.vocab_size - 1), config.vocab_size, (batch, sequence), generator=generator)
+    lengths = torch.randint(max(1, sequence // 2), sequence + 1, (batch, 1), generator=generator)
+    mask = (torch.arange(sequence) < lengths).long()
+    ids = torch.where(mask.bool(), ids, torch.tensor(pad))
+    types = (torch.arange(sequence) >= lengths // 2).long() * mask
+    everything = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+    return model_inputs(model, everything)

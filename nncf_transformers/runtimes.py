@@ -1,0 +1,89 @@
+"""Run one model in torch, ONNX Runtime or OpenVINO through the same call.
+
+Every runtime takes a dictionary of int64 arrays of shape (batch, sequence) and returns the model's logits as a tuple
+of float32 arrays, in the order of :func:`nncf_transformers.export.onnx.output_names`.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from nncf_transformers.errors import IntegrityError
+
+Inputs = Mapping[str, np.ndarray]
+Outputs = tuple[np.ndarray, ...]
+Runtime = Callable[[Inputs], Outputs]
+
+
+def torch_runtime(model: nn.Module) -> Runtime:
+    """Run ``model`` itself, on its device, in evaluation mode."""
+    from nncf_transformers.inputs import input_names
+
+    names = input_names(model)
+
+    def run(inputs: Inputs) -> Outputs:
+        device = next(model.parameters()).device
+        tensors = {k: torch.from_numpy(np.asarray(inputs[k], np.int64)).to(device) for k in names}
+        training = model.training
+        model.eval()
+        with torch.no_grad():
+            outputs = model(**tensors, return_dict=False)
+        model.train(training)
+        return tuple(output.float().cpu().numpy() for output in outputs)
+
+    return run
+
+
+def onnx_runtime(path: str | os.PathLike[str], threads: int = 0) -> Runtime:
+    """Run an ONNX file with ONNX Runtime on the CPU; ``threads`` 0 leaves the number to it."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = _load(path, lambda: onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"]))
+    names = [value.name for value in session.get_inputs()]
+    return lambda inputs: tuple(session.run(None, {k: np.asarray(inputs[k], np.int64) for k in names}))
+
+
+def openvino_runtime(path: str | os.PathLike[str], threads: int = 0, exact: bool = False) -> Runtime:
+    """Run an IR (or ONNX) file with OpenVINO on the CPU.
+
+    Args:
+        path: an ``.xml`` or ``.onnx`` file.
+        threads: 0 leaves the number to OpenVINO.
+        exact: compute float operations in float32 even where the processor has bfloat16 units. For a comparison of
+            numbers; a measurement of speed wants OpenVINO's own choice.
+    """
+    import openvino
+
+    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    if threads:
+        options["INFERENCE_NUM_THREADS"] = threads
+    if exact:
+        options["INFERENCE_PRECISION_HINT"] = "f32"
+    compiled = _load(path, lambda: openvino.Core().compile_model(str(path), "CPU", options))
+    names = [port.any_name for port in compiled.inputs]
+
+    def run(inputs: Inputs) -> Outputs:
+        result = compiled([np.asarray(inputs[k], np.int64) for k in names])
+        return tuple(result[port].copy() for port in compiled.outputs)
+
+    return run
+
+
+def _load(path: str | os.PathLike[str], load: Callable[[], Any]) -> Any:
+    """Load a model file; a runtime's many-line complaint becomes one line."""
+    if not Path(path).is_file():
+        raise IntegrityError(f"{path}: no such file; export the model first")
+    try:
+        return load()
+    # Each runtime has its own exception types, and both wrap everything from a bad path to a truncated protobuf.
+    except Exception as error:
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        raise IntegrityError(f"{path}: cannot be loaded ({reason}); export the model again") from error

@@ -1,0 +1,27 @@
+"""Shared fixtures: a tiny configuration, and a quiet NNCF."""
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+# No test may reach beyond this machine; the libraries then fail at once instead of trying.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quiet_nncf() -> None:
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+
+
+@pytest.fixture
+def int8_config(tmp_path: Path) -> Path:
+    """A configuration that calibrates on a handful of samples."""
+    path = tmp_path / "int8.json"
+    path.write_text(json.dumps({"algorithms": [{"algorithm": "quantization", "calibration_samples": 8}]}))
+    return path
