@@ -42,6 +42,33 @@ def is_compressed(folder: str | os.PathLike[str]) -> bool:
     return False
 
 
+def local_folder(name: str | os.PathLike[str]) -> Path | None:
+    """Find where a model was loaded from: the folder itself, or what the hub's cache holds of that name.
+
+    ``from_pretrained`` downloads the files that it knows; a compressed checkpoint's :data:`STATE_FILE` is fetched here.
+    """
+    if os.path.isdir(name):
+        return Path(name)
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+    from transformers.utils import cached_file
+
+    try:
+        config = try_to_load_from_cache(str(name), "config.json")
+    except HFValidationError:
+        return None
+    if not isinstance(config, str):
+        return None
+    cached_file(
+        str(name),
+        STATE_FILE,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
+    return Path(config).parent
+
+
 def read_state(folder: str | os.PathLike[str], model: nn.Module) -> dict[str, Any]:
     """Read :data:`STATE_FILE` and check that it describes a model of this class.
 
@@ -53,7 +80,8 @@ def read_state(folder: str | os.PathLike[str], model: nn.Module) -> dict[str, An
         state = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise IntegrityError(f"{path}: cannot be read ({error}); copy it again from the original") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT or "compression_state" not in state:
+    keys = {"format", "model_class", "config", "compression_state"}
+    if not isinstance(state, dict) or not keys <= state.keys() or state["format"] != FORMAT:
         raise IntegrityError(f"{path}: not the state of a compressed model (format {FORMAT}); copy it again")
     if state["model_class"] != type(model).__name__:
         raise IntegrityError(
@@ -61,6 +89,14 @@ def read_state(folder: str | os.PathLike[str], model: nn.Module) -> dict[str, An
             "use the script of the checkpoint's task"
         )
     return state
+
+
+def same_structure(folder: str | os.PathLike[str], model: nn.Module) -> bool:
+    """Say whether the checkpoint's quantizers sit where those of the compressed ``model`` sit."""
+    import nncf.torch
+
+    theirs = read_state(folder, model)["compression_state"]
+    return bool(json.loads(json.dumps(nncf.torch.get_config(model)["compression_state"])) == theirs)
 
 
 def write_state(folder: str | os.PathLike[str], model: nn.Module, source: dict[str, Any]) -> None:
@@ -106,14 +142,17 @@ def load_compressed(folder: str | os.PathLike[str], model: nn.Module) -> dict[st
 
     path = Path(folder)
     state = read_state(path, model)
-    parameters = {
-        key: tensor for key, tensor in _tensors(path) if key.startswith(HOOK_PREFIX)
-    }
+    parameters = {key: tensor for key, tensor in _tensors(path) if key.startswith(HOOK_PREFIX)}
+    if not parameters:
+        raise IntegrityError(
+            f"{path}: {STATE_FILE} is there, but the weights have no quantizers (was another run saved over it?); "
+            f"delete {STATE_FILE} to use them uncompressed"
+        )
     try:
         # NNCF builds modules from its own package only ("allowed_modules"), so a foreign file cannot import code.
         nncf.torch.load_from_config(model, {"compression_state": state["compression_state"]})
         result = model.load_state_dict(parameters, strict=False)
-    except (KeyError, TypeError, RuntimeError, nncf.InternalError) as error:
+    except (AttributeError, KeyError, TypeError, RuntimeError, nncf.InternalError) as error:
         raise IntegrityError(f"{path / STATE_FILE}: does not fit {type(model).__name__}: {error}") from error
     missing = [key for key in result.missing_keys if key.startswith(HOOK_PREFIX)]
     if missing or result.unexpected_keys:
@@ -138,8 +177,11 @@ def _weight_files(folder: Path) -> list[Path]:
     """List the safetensors files of a checkpoint: one, or the shards of an index."""
     index = folder / INDEX_FILE
     if index.is_file():
-        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        return [folder / name for name in sorted(set(shards))]
+        try:
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, AttributeError) as error:
+            raise IntegrityError(f"{index}: damaged ({error!r}); copy it again") from error
+        return [folder / name for name in sorted(shards)]
     weights = folder / WEIGHTS_FILE
     return [weights] if weights.is_file() else []
 

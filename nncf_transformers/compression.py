@@ -94,9 +94,14 @@ class Compression:
         logger.info("compressed %s: %d quantizers", type(model).__name__, sum(1 for _ in quantizers(model)))
 
     def add_to(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-        """Give the compression's parameters a group of their own: no weight decay, perhaps another learning rate."""
-        known = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        parameters = [p for p in compression_parameters(model) if id(p) not in known]
+        """Give the compression's parameters a group of their own: no weight decay, perhaps another learning rate.
+
+        Where the optimizer was made from a model that was compressed already, they move there from its other groups.
+        """
+        hooks = {id(p) for name, p in model.named_parameters() if name.startswith(checkpoint.HOOK_PREFIX)}
+        for group in optimizer.param_groups:
+            group["params"] = [p for p in group["params"] if id(p) not in hooks]
+        parameters = compression_parameters(model)
         rate = self.algorithms[0].learning_rate(optimizer.defaults["lr"])
         optimizer.add_param_group({"params": parameters, "weight_decay": 0.0, "lr": rate})
 
@@ -148,11 +153,18 @@ def load_model(auto_class: Any, folder: str | os.PathLike[str], *args: Any, **kw
         *args: handed on to ``from_pretrained``, as are the keyword arguments.
     """
     # Asked first, for from_pretrained would report a damaged checkpoint in its own words.
-    compressed = os.path.isdir(folder) and checkpoint.is_compressed(folder)
+    if os.path.isdir(folder):
+        checkpoint.is_compressed(folder)
     model = auto_class.from_pretrained(folder, *args, **kwargs)
-    if compressed:
-        restore(model, folder)
+    restore_if_compressed(model, folder)
     return model
+
+
+def restore_if_compressed(model: nn.Module, name: str | os.PathLike[str]) -> None:
+    """Restore a model's compression if ``name``, a local folder or a hub name, is a compressed checkpoint."""
+    folder = checkpoint.local_folder(name)
+    if folder is not None and checkpoint.is_compressed(folder):
+        restore(model, folder)
 
 
 def compression_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -5,12 +5,21 @@ has no handler of its own; :func:`install` gives it one. Anything that is not kn
 traceback.
 """
 
+import errno
+import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 
 from nncf_transformers.errors import CompressionError, IntegrityError, UnreachableError, UsageError
+
+_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+_LOCAL_INSTEAD = (
+    "Pass a local folder as --model_name_or_path (make: MODEL=DIR) and local data as --data-dir (make: DATA=DIR), "
+    "or try `make demo`, which needs neither"
+)
 
 
 def install() -> None:
@@ -30,43 +39,70 @@ def install() -> None:
 
 
 def as_user_error(error: BaseException, traceback: TracebackType | None) -> CompressionError | None:
-    """Recognise the mistakes that upstream's libraries report in their own ways."""
+    """Recognise the mistakes that upstream's scripts and libraries report in their own ways."""
     from safetensors import SafetensorError
 
     if isinstance(error, CompressionError):
         return error
     if isinstance(error, SafetensorError):
-        file = _value_in(traceback, ".safetensors") or "a .safetensors file of the checkpoint"
+        file = _file_in(traceback, ".safetensors") or "a .safetensors file"
+        if re.search(r"os error|no space", str(error), re.IGNORECASE):
+            return CompressionError(f"{file}: cannot be written ({error}); free space or choose another folder")
         return IntegrityError(f"{file}: damaged or truncated ({error}); copy it again or use another checkpoint")
-    if isinstance(error, OSError) and _is_about_the_hub(error):
-        return UnreachableError(
-            f"the model hub cannot be reached: {error}. Pass a local folder as --model_name_or_path "
-            "(make: MODEL=DIR) and local data as --data-dir (make: DATA=DIR), or try `make demo`, which needs neither"
-        )
-    if isinstance(error, ValueError) and _is_raised_by_script(traceback):
-        # The script's own check of its arguments, such as an output folder that holds another run.
-        return UsageError(str(error))
+    if isinstance(error, json.JSONDecodeError):
+        file = _file_in(traceback, ".json") or "a JSON file"
+        return IntegrityError(f"{file}: not valid JSON, perhaps truncated ({error}); copy it again")
+    if isinstance(error, OSError):
+        return _from_os_error(error)
+    if isinstance(error, KeyError | IndexError) and _raised_in(traceback, "processors/squad.py"):
+        file = _file_in(traceback, ".json") or "the data file"
+        return UsageError(f"{file}: not in SQuAD's format, or a training question without answers ({error!r})")
+    if isinstance(error, ValueError):
+        return _from_value_error(error, traceback)
     return None
 
 
-def _is_about_the_hub(error: OSError) -> bool:
-    text = str(error).lower()
-    return any(sign in text for sign in ("huggingface.co", "connect to", "offline mode", "is not a local folder"))
+def _from_os_error(error: OSError) -> CompressionError | None:
+    text = str(error)
+    if error.errno in _CANNOT_WRITE and error.filename is not None:
+        return CompressionError(f"{error.filename}: {error.strerror}; free space or choose another folder")
+    if "no file named" in text:
+        return IntegrityError(f"the model folder is not complete: {text}")
+    name = next((n for n in re.findall(r"'([^']+)'", text) if not n.startswith("http")), "")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        return UsageError(f"{name}: no such model folder, or no model in it; check --model_name_or_path (make: MODEL)")
+    signs = ("huggingface.co", "connect to", "offline mode", "is not a local folder")
+    if any(sign in text.lower() for sign in signs):
+        return UnreachableError(f"the model hub cannot be reached: {text}. {_LOCAL_INSTEAD}")
+    return None
 
 
-def _is_raised_by_script(traceback: TracebackType | None) -> bool:
-    frames = list(_frames(traceback))
+def _from_value_error(error: ValueError, traceback: TracebackType | None) -> CompressionError | None:
+    text = str(error)
+    if text.startswith("Unrecognized model"):
+        return IntegrityError(f"{text.split('.')[0]}: its config.json is missing or names no model type")
+    if text.startswith("num_samples should be a positive"):
+        return UsageError("the training set is empty")
+    # Raised by the script itself or by its parser: checks of the arguments, such as an output folder in use.
     script = getattr(sys.modules.get("__main__"), "__file__", None)
-    return bool(frames) and script is not None and Path(frames[-1].f_code.co_filename) == Path(script)
+    if _raised_in(traceback, "hf_argparser.py") or (script is not None and _raised_in(traceback, script)):
+        return UsageError(text)
+    return None
 
 
-def _value_in(traceback: TracebackType | None, suffix: str) -> str | None:
-    """Find the path that the failing call was about: the exception does not name it, a local variable does."""
+def _raised_in(traceback: TracebackType | None, file: str) -> bool:
+    frames = list(_frames(traceback))
+    return bool(frames) and Path(frames[-1].f_code.co_filename).as_posix().endswith(Path(file).as_posix())
+
+
+def _file_in(traceback: TracebackType | None, suffix: str) -> str | None:
+    """Find the file that the failing call was about: the exception does not name it, a local variable does."""
     for frame in reversed(list(_frames(traceback))):
         for value in frame.f_locals.values():
             for item in value if isinstance(value, list | tuple) else (value,):
-                if isinstance(item, str | Path) and str(item).endswith(suffix):
-                    return str(item)
+                name = getattr(item, "name", item)
+                if isinstance(name, str | Path) and str(name).endswith(suffix):
+                    return str(name)
     return None
 
 

@@ -1,7 +1,7 @@
 """The model families that this project has proven, and why others are refused.
 
 "Proven" means: quantize, train, reload and export, with agreement between torch, ONNX Runtime and OpenVINO, is a
-test (``tests/test_families.py``).
+test (``tests/runtime/test_families.py``).
 """
 
 from torch import nn

@@ -41,13 +41,16 @@ class CompressionFlags:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags to a script that uses argparse, leaving out those that it already has.
+    """Add the flags to a script that uses argparse, in both spellings; one that it already has gets the other spelling.
 
     Each is checked as it is parsed, hence before the script does any work.
     """
     for flag in fields(CompressionFlags):
         spellings = [f"--{flag.name}", f"--{flag.name.replace('_', '-')}"]
-        if spellings[0] not in parser._option_string_actions:
+        existing = parser._option_string_actions.get(spellings[0])
+        if existing is not None:
+            parser._option_string_actions.setdefault(spellings[1], existing)
+        else:
             parser.add_argument(*spellings, default=None, type=_checked(flag.name), help=flag.metadata["help"])
 
 

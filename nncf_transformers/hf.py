@@ -18,8 +18,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import get_last_checkpoint
 
-from nncf_transformers.checkpoint import is_compressed
-from nncf_transformers.compression import Compression, compression_parameters, restore
+from nncf_transformers.checkpoint import is_compressed, same_structure
+from nncf_transformers.compression import (
+    Compression,
+    compression_parameters,
+    restore,
+    restore_if_compressed,
+)
 from nncf_transformers.config import CompressionConfig
 from nncf_transformers.data import set_local_data
 from nncf_transformers.errors import UsageError
@@ -96,23 +101,18 @@ class _CompressionMixin(_Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._compression_config = getattr(self.args, "compression_config", None)
-        self._restore(self.model.config._name_or_path)
-        if self._compression_config is not None:
-            self._check_arguments(self._compression_config)
+        self._compression_config: CompressionConfig | None = getattr(self.args, "compression_config", None)
+        if Compression.of(self.model) is None:
+            restore_if_compressed(self.model, self.model.config._name_or_path)
+        self._check_arguments()
         if not self.args.do_train:
             self._export()
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Compress the model, or take the compression of the checkpoint to resume from; then train as upstream."""
         folder = self._resume_folder(resume_from_checkpoint)
-        if folder is not None and Compression.of(self.model) is None:
-            self._restore(folder)
-            if self._compression_config is not None and Compression.of(self.model) is None:
-                raise UsageError(
-                    f"{folder}: was trained without compression, so it cannot be resumed with --nncf-config; "
-                    "pass it as --model_name_or_path, with another --output_dir"
-                )
+        if folder is not None:
+            self._match(folder)
         if self._compression_config is not None and Compression.of(self.model) is None:
             Compression(self._compression_config).start(self.model, self._rows())
         return super().train(resume_from_checkpoint, *args, **kwargs)
@@ -121,6 +121,8 @@ class _CompressionMixin(_Trainer):
         """As upstream, with the compression's parameters in a group of their own."""
         compression = Compression.of(self.model)
         if compression is None or self.optimizer is not None:
+            if compression is not None:
+                logger.warning("the optimizer was given: it trains the quantizers only if it has their parameters")
             return super().create_optimizer(*args, **kwargs)
         parameters = compression_parameters(self.model)
         # Upstream sorts every trainable parameter into its own groups, so these hide until that is done.
@@ -145,27 +147,52 @@ class _CompressionMixin(_Trainer):
         if not _internal_call:
             self._export()
 
-    def _restore(self, folder: str | os.PathLike[str]) -> None:
-        if folder and os.path.isdir(folder) and Compression.of(self.model) is None and is_compressed(folder):
-            restore(self.model, folder)
-
     def _resume_folder(self, resume: str | bool | None) -> str | None:
         if resume is True:
             return get_last_checkpoint(self.args.output_dir)
         return resume or None
 
-    def _check_arguments(self, config: CompressionConfig) -> None:
-        compression = Compression.of(self.model)
-        if compression is not None:
+    def _match(self, folder: str) -> None:
+        """Make sure that the checkpoint to resume from and the model are compressed in the same way, or not at all.
+
+        Upstream loads a checkpoint's weights leniently: whatever does not fit would be left out with a warning.
+        """
+        if not os.path.isdir(folder):
+            raise UsageError(f"--resume_from_checkpoint {folder}: no such folder")
+        wanted = self._compression_config is not None or Compression.of(self.model) is not None
+        if not is_compressed(folder):
+            if wanted:
+                raise UsageError(
+                    f"{folder}: was trained without compression, so it cannot be resumed with it; pass it as "
+                    "--model_name_or_path, with another --output_dir"
+                )
+        elif Compression.of(self.model) is None:
+            restore(self.model, folder)
+            self._check_arguments()
+        elif not same_structure(folder, self.model):
+            raise UsageError(
+                f"{folder}: is compressed in another way than {self.model.config._name_or_path}; "
+                "start from the model that it was trained from"
+            )
+
+    def _check_arguments(self) -> None:
+        """Refuse what cannot be combined with compression, before any work is done."""
+        config, compression = self._compression_config, Compression.of(self.model)
+        if config is None and compression is None:
+            return
+        if config is not None and compression is not None:
             compression.check_same(config)
-        elif not self.args.do_train:
+        if compression is None and not self.args.do_train:
             raise UsageError(
                 f"--nncf-config: {self.model.config._name_or_path} is not a compressed checkpoint; add --do_train to "
                 "compress it (with --num_train_epochs 0 for post-training quantization only)"
             )
-        for name in ("deepspeed", "fsdp", "torch_compile"):
+        # Gradient checkpointing runs parts of the model again outside its forward, where NNCF's quantizers do not act.
+        for name in ("deepspeed", "fsdp", "torch_compile", "gradient_checkpointing"):
             if getattr(self.args, name, None):
-                raise UsageError(f"--{name} cannot be combined with --nncf-config; drop one of them")
+                raise UsageError(f"--{name} cannot be combined with compression; drop it")
+        if not getattr(self.args, "save_safetensors", True):
+            raise UsageError("a compressed model is saved as safetensors only: drop --save_safetensors False")
         if self.args.do_train and not _length(self.train_dataset):
             raise UsageError("the training set is empty: calibration needs at least one sample")
 

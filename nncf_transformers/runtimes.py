@@ -28,7 +28,7 @@ def torch_runtime(model: nn.Module) -> Runtime:
 
     def run(inputs: Inputs) -> Outputs:
         device = next(model.parameters()).device
-        tensors = {k: torch.from_numpy(np.asarray(inputs[k], np.int64)).to(device) for k in names}
+        tensors = {k: torch.from_numpy(_input(inputs, k)).to(device) for k in names}
         training = model.training
         model.eval()
         with torch.no_grad():
@@ -48,7 +48,7 @@ def onnx_runtime(path: str | os.PathLike[str], threads: int = 0) -> Runtime:
     options.log_severity_level = 3
     session = _load(path, lambda: onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"]))
     names = [value.name for value in session.get_inputs()]
-    return lambda inputs: tuple(session.run(None, {k: np.asarray(inputs[k], np.int64) for k in names}))
+    return lambda inputs: tuple(session.run(None, {k: _input(inputs, k) for k in names}))
 
 
 def openvino_runtime(path: str | os.PathLike[str], threads: int = 0, exact: bool = False) -> Runtime:
@@ -71,10 +71,17 @@ def openvino_runtime(path: str | os.PathLike[str], threads: int = 0, exact: bool
     names = [port.any_name for port in compiled.inputs]
 
     def run(inputs: Inputs) -> Outputs:
-        result = compiled([np.asarray(inputs[k], np.int64) for k in names])
+        result = compiled([_input(inputs, k) for k in names])
         return tuple(result[port].copy() for port in compiled.outputs)
 
     return run
+
+
+def _input(inputs: Inputs, name: str) -> np.ndarray:
+    """One input as int64; token types, which some tokenizers leave out, are zeros as in the models themselves."""
+    if name == "token_type_ids" and name not in inputs:
+        return np.zeros_like(np.asarray(inputs["input_ids"], np.int64))
+    return np.asarray(inputs[name], np.int64)
 
 
 def _load(path: str | os.PathLike[str], load: Callable[[], Any]) -> Any:

@@ -88,8 +88,7 @@ def start_training(
 def export_model(args: argparse.Namespace, model: nn.Module, tokenizer: Any) -> None:
     """Write what ``--to-onnx`` and ``--to-openvino`` ask for, in the first process."""
     flags = flags_of(args)
-    config = flags.check()
-    if config is not None and Compression.of(model) is None:
+    if flags.nncf_config is not None and Compression.of(model) is None:
         raise UsageError(
             f"--nncf-config: {args.model_name_or_path} is not a compressed checkpoint; add --do_train to compress it"
         )

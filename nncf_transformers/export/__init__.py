@@ -1,12 +1,13 @@
 """Export a trained model to ONNX and OpenVINO, and prove that what was written is the same model."""
 
+import contextlib
 import copy
 import json
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,12 @@ def check_targets(to_onnx: str | None, to_openvino: str | None) -> None:
     if to_onnx is not None and (Path(to_onnx).is_dir() or Path(to_onnx).suffix != ".onnx"):
         example = Path(to_onnx) / "model.onnx"
         raise UsageError(f"--to-onnx {to_onnx}: must name a file that ends in .onnx, such as {example}")
-    if to_openvino is not None and Path(to_openvino).exists() and not Path(to_openvino).is_dir():
-        raise UsageError(f"--to-openvino {to_openvino}: is a file; name a folder")
+    folder = Path(to_openvino) if to_openvino is not None else None
+    if folder is not None and folder.exists():
+        if not folder.is_dir():
+            raise UsageError(f"--to-openvino {folder}: is a file; name a folder")
+        if any(folder.iterdir()) and not (folder / XML).is_file():
+            raise UsageError(f"--to-openvino {folder}: holds something else than an export; name another folder")
 
 
 def export_model(
@@ -80,15 +85,15 @@ def export_model(
     if samples is None:
         logger.info("export: no data at hand, comparing the runtimes on made-up inputs")
         samples = _made_up(model)
-    target = Path(to_onnx or to_openvino or "")
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    targets = [Path(target) for target in (to_onnx, to_openvino) if target is not None]
     try:
-        return _export(model, to_onnx, to_openvino, tokenizer, samples, folder)
+        with contextlib.ExitStack() as stack:
+            # Each beside its target, for only a move within one file system is whole or not at all.
+            folders = [stack.enter_context(_temporary_folder(target)) for target in targets]
+            return _export(model, to_onnx, to_openvino, tokenizer, samples, folders)
     except OSError as error:
-        reason = error.strerror or error
-        raise CompressionError(f"{target}: cannot be written ({reason}); free space or choose another place") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        names, reason = " and ".join(map(str, targets)), error.strerror or error
+        raise CompressionError(f"{names}: cannot be written ({reason}); free space or choose another place") from error
 
 
 def _export(
@@ -97,10 +102,10 @@ def _export(
     to_openvino: str | None,
     tokenizer: Any | None,
     samples: Sequence[Inputs],
-    folder: Path,
+    folders: Sequence[Path],
 ) -> list[Parity]:
-    """Write into ``folder``, check, and move what was asked for to its place."""
-    file = folder / "model.onnx"
+    """Write into ``folders``, one a target, check, and move what was asked for to its place."""
+    file = folders[0] / "model.onnx"
     write_onnx(model, file)
     names = [name for name, _ in quantizers(model)]
     weights = sum(map(is_weight_quantizer, names))
@@ -108,9 +113,11 @@ def _export(
     reference = torch_runtime(model)
     results = []
     if to_onnx is not None:
+        if len(list(folders[0].iterdir())) > 1:
+            raise UsageError(f"--to-onnx {to_onnx}: the model does not fit the 2 GB of an ONNX file; use --to-openvino")
         results.append(compare("ONNX Runtime", reference, onnx_runtime(file), samples))
+    ir = folders[-1] / "ir"
     if to_openvino is not None:
-        ir = folder / "ir"
         ir.mkdir()
         write_ir(file, ir, model, tokenizer)
         results.append(compare("OpenVINO", reference, openvino_runtime(ir / XML, exact=True), samples))
@@ -125,16 +132,26 @@ def _export(
     if to_openvino is not None:
         (ir / PARITY_FILE).write_text(report, encoding="utf-8")
         destination = Path(to_openvino)
-        destination.mkdir(exist_ok=True)
-        for item in sorted(ir.iterdir()):
-            item.replace(destination / item.name)
+        if destination.exists():
+            # Out of the way whole: an IR is two files that must not be mixed with those of an earlier one.
+            destination.rename(folders[-1] / "old")
+        ir.rename(destination)
         logger.info("wrote %s (%.1f MB)", destination / XML, (destination / BIN).stat().st_size / 1e6)
     return results
 
 
+@contextlib.contextmanager
+def _temporary_folder(target: Path) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _on_cpu(model: nn.Module) -> nn.Module:
     """The model on the CPU in evaluation mode, a copy unless it is there already."""
-    if next(model.parameters()).is_cuda or model.training:
+    if next(model.parameters()).device.type != "cpu" or model.training:
         model = copy.deepcopy(model).cpu().eval()
     return model
 

@@ -105,9 +105,7 @@ class _Folder:
             if used == name:
                 consumer.input[i] = output
 
-    def connect_embedding(
-        self, gather: onnx.NodeProto, integers: np.ndarray, scale: np.ndarray, axis: int
-    ) -> None:
+    def connect_embedding(self, gather: onnx.NodeProto, integers: np.ndarray, scale: np.ndarray, axis: int) -> None:
         """Look up INT8 rows, and scale the looked-up rows: equal to dequantizing the table first, but cheaper."""
         rows = self.constant(f"{gather.input[0]}_int8", integers)
         base = gather.output[0]

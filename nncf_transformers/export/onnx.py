@@ -91,7 +91,6 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-
 @contextlib.contextmanager
 def _without_branches(model: nn.Module) -> Iterator[None]:
     """Spare DeBERTa's graph an If that OpenVINO's CPU plugin refuses.

@@ -23,7 +23,11 @@ def write_ir(onnx_file: Path, folder: Path, model: Any, tokenizer: Any | None) -
 
     network = openvino.convert_model(onnx_file)
     # Weights are INT8 already; the rest (biases, layer norms) stays exact.
-    openvino.save_model(network, folder / XML, compress_to_fp16=False)
+    try:
+        openvino.save_model(network, folder / XML, compress_to_fp16=False)
+    except RuntimeError as error:
+        # OpenVINO's way to report a full disk.
+        raise OSError(str(error).strip().splitlines()[-1]) from error
     model.config.save_pretrained(folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)

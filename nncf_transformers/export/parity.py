@@ -59,7 +59,8 @@ class Parity:
 
     def check(self) -> None:
         """Raise IntegrityError when the exported model is not the same model."""
-        if self.relative_difference > MAX_MEAN_DIFFERENCE or self.clear_agreement < MIN_AGREEMENT:
+        # Put so that NaN, which a diverged model gives, does not pass.
+        if not (self.relative_difference <= MAX_MEAN_DIFFERENCE and self.clear_agreement >= MIN_AGREEMENT):
             raise IntegrityError(
                 f"export refused, {self}; allowed: mean {100 * MAX_MEAN_DIFFERENCE:.0f} %, equal "
                 f"{100 * MIN_AGREEMENT:.0f} % of the clear decisions ({100 * self.clear_agreement:.1f} % were)"
@@ -121,8 +122,9 @@ def check_quantizer_count(path: Path, weights: int, activations: int) -> dict[st
     """
     graph = onnx.load(path).graph
     operations = Counter(node.op_type for node in graph.node)
-    integers = sum(t.data_type in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8) and len(t.dims) > 1
-                   for t in graph.initializer)
+    integers = sum(
+        t.data_type in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8) and len(t.dims) > 1 for t in graph.initializer
+    )
     counts = {
         "QuantizeLinear": operations["QuantizeLinear"],
         "DequantizeLinear": operations["DequantizeLinear"],

@@ -123,7 +123,34 @@ def test_missing_weights_are_refused(saved: Path) -> None:
         restore(tiny_model(), saved)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 1}', '{"format": 99, "compression_state": []}'])
+def test_quantizers_leave_the_groups_of_a_restored_model(saved: Path) -> None:
+    model = load_model(type(tiny_model()), saved)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.1)
+    compression = Compression.of(model)
+    assert compression is not None
+    compression.add_to(optimizer, model)
+    first, second = ({id(p) for p in group["params"]} for group in optimizer.param_groups)
+    assert second == {id(p) for p in compression_parameters(model)} and not first & second
+    assert optimizer.param_groups[1]["weight_decay"] == 0.0
+
+
+def test_weights_that_another_run_saved_over_are_named(saved: Path) -> None:
+    tiny_model().save_pretrained(saved)
+    with pytest.raises(IntegrityError, match=f"delete {STATE_FILE} to use them uncompressed"):
+        load_model(type(tiny_model()), saved)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"format": 1}',
+        '{"format": 1, "compression_state": []}',
+        '{"format": 99, "compression_state": []}',
+    ],
+)
 def test_damaged_state_is_refused(saved: Path, content: str) -> None:
     (saved / STATE_FILE).write_text(content)
     with pytest.raises(IntegrityError, match="copy it again"):
@@ -161,9 +188,9 @@ def test_other_task_is_refused(saved: Path) -> None:
 
 def test_state_of_other_size_is_refused(saved: Path, tmp_path: Path) -> None:
     other = tiny_model(intermediate_size=48)
-    Compression(
-        parse_config({"algorithms": [{"algorithm": "quantization", "calibration_samples": 2}]}, "test")
-    ).start(other, tiny_batches(other))
+    Compression(parse_config({"algorithms": [{"algorithm": "quantization", "calibration_samples": 2}]}, "test")).start(
+        other, tiny_batches(other)
+    )
     other.save_pretrained(tmp_path / "other")
     shutil.copy(saved / STATE_FILE, tmp_path / "other" / STATE_FILE)
     with pytest.raises(IntegrityError, match="does not fit BertForQuestionAnswering"):

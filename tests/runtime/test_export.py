@@ -132,6 +132,28 @@ def test_parity_forgives_close_calls_only() -> None:
         far.check()
 
 
+def test_a_diverged_model_is_refused() -> None:
+    inputs = {"attention_mask": np.ones((1, 2))}
+    nan = compare("x", lambda _: (np.array([[np.nan, 0.0]]),), lambda _: (np.array([[1.0, 0.0]]),), [inputs])
+    with pytest.raises(IntegrityError, match="export refused"):
+        nan.check()
+
+
+def test_a_folder_of_something_else_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("precious")
+    with pytest.raises(UsageError, match="holds something else than an export"):
+        check_targets(None, str(tmp_path))
+
+
+def test_an_older_export_is_replaced_whole(model: nn.Module, tmp_path: Path) -> None:
+    target = tmp_path / "ir"
+    export_model(model, to_openvino=str(target))
+    (target / "left_over.txt").touch()
+    export_model(model, to_openvino=str(target))
+    assert not (target / "left_over.txt").exists() and (target / "openvino_model.xml").is_file()
+    assert [p.name for p in tmp_path.iterdir()] == ["ir"]
+
+
 @pytest.mark.parametrize(
     ("to_onnx", "to_openvino", "message"),
     [

@@ -41,9 +41,7 @@ def test_family(family: str, tmp_path: Path) -> None:
     reloaded = load_model(type(model), tmp_path / "saved").eval()
     inputs = model_inputs(model, batches[0])
     with torch.no_grad():
-        for ours, theirs in zip(
-            model(**inputs, return_dict=False), reloaded(**inputs, return_dict=False), strict=True
-        ):
+        for ours, theirs in zip(model(**inputs, return_dict=False), reloaded(**inputs, return_dict=False), strict=True):
             assert torch.equal(ours, theirs)
 
     results = export_model(reloaded, to_onnx=str(tmp_path / "m.onnx"), to_openvino=str(tmp_path / "ir"))

@@ -119,6 +119,27 @@ def test_uncompressed_checkpoint_cannot_be_resumed_with_compression(tmp_path: Pa
         trainer(tmp_path / "2", nncf_config=str(int8_config)).train(str(tmp_path / "checkpoint-2"))
 
 
+def test_checkpoint_of_another_compression_cannot_be_resumed(tmp_path: Path, int8_config: Path) -> None:
+    trainer(tmp_path / "a", nncf_config=str(int8_config)).train()
+    fewer = tmp_path / "fewer.json"
+    settings = {"algorithm": "quantization", "calibration_samples": 8, "ignored_scopes": ["classifier"]}
+    fewer.write_text(json.dumps({"algorithms": [settings]}))
+    trainer(tmp_path / "b", nncf_config=str(fewer)).train()
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "a" / "checkpoint-4")
+    with pytest.raises(UsageError, match="checkpoint-2: is compressed in another way"):
+        trainer(tmp_path / "c", model=model).train(str(tmp_path / "b" / "checkpoint-2"))
+    with pytest.raises(UsageError, match="no such folder"):
+        trainer(tmp_path / "c").train(str(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize(
+    "flag", [{"gradient_checkpointing": True}, {"save_safetensors": False}, {"torch_compile": True}]
+)
+def test_what_cannot_be_combined(tmp_path: Path, int8_config: Path, flag: dict[str, bool]) -> None:
+    with pytest.raises(UsageError, match="drop "):
+        trainer(tmp_path, nncf_config=str(int8_config), **flag)
+
+
 def test_checkpoint_evaluates_as_in_memory(tmp_path: Path, int8_config: Path) -> None:
     run = trainer(tmp_path / "a", nncf_config=str(int8_config))
     run.train()

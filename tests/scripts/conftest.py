@@ -1,0 +1,78 @@
+"""Run the patched scripts, and the unpatched ones beside them, on tiny generated data."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The one line that a user's mistake ends with."""
+        lines = [line for line in self.err.splitlines() if line.startswith("error: ") or ".py: error: " in line]
+        assert len(lines) == 1 and "Traceback" not in self.err, self.err[-3000:]
+        return lines[0]
+
+
+@pytest.fixture(scope="session")
+def run() -> Callable[..., Result]:
+    """Run Python with the project importable, without a network; fails the test unless the exit code is ``code``."""
+
+    def run(*words: Any, code: int = 0, cwd: Path = ROOT, **environment: str) -> Result:
+        settings = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | environment
+        command = [sys.executable, *map(str, words)]
+        done = subprocess.run(command, cwd=cwd, env=settings, capture_output=True, text=True, timeout=600)
+        assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def data(run: Callable[..., Result], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's data and model, tiny."""
+    folder = tmp_path_factory.mktemp("data")
+    run("-m", "demo.data", "--out", folder, "--size", "tiny")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def embedded(run: Callable[..., Result]) -> Path:
+    """The work tree of the embedded pin, patched."""
+    run("apply_patch.py", "apply", "--pin", "embedded")
+    return ROOT / "build" / "embedded"
+
+
+@pytest.fixture(scope="session")
+def upstream(run: Callable[..., Result]) -> Path:
+    """The work tree of the pin v4.57, patched; skips where the cache does not have the pin."""
+    status = json.loads(run("apply_patch.py", "status", "--pin", "v4.57", "--json").out)
+    state = next(iter(status["pins"].values()) if isinstance(status["pins"], dict) else iter(status["pins"]))
+    if state["state"] == "not fetched":
+        pytest.skip("the pin v4.57 is not in the cache; python apply_patch.py fetch --from URL-or-path")
+    run("apply_patch.py", "apply", "--pin", "v4.57")
+    return ROOT / "build" / "v4.57"
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A configuration that calibrates on a handful of samples."""
+    path = tmp_path_factory.mktemp("config") / "int8.json"
+    path.write_text(json.dumps({"algorithms": [{"algorithm": "quantization", "calibration_samples": 8}]}))
+    return path

@@ -1,0 +1,161 @@
+"""Without our flags a patched script computes and writes what the unpatched one does, bit for bit."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT, Result
+from datasets import ClassLabel, Dataset, Features, Value
+
+# What differs between any two runs of one and the same script: clocks and folder names.
+NOISE = ("runtime", "per_second", "time", "total_flos")
+
+
+@pytest.fixture(scope="session")
+def offline(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to run in: evaluate and datasets look there first, so even unpatched scripts need no network."""
+    folder = tmp_path_factory.mktemp("offline")
+    for name in ("squad", "glue", "accuracy", "xnli"):
+        shutil.copytree(ROOT / "nncf_transformers" / "metrics" / name, folder / name)
+    names = ClassLabel(names=["entailment", "neutral", "contradiction"])
+    features = Features({"premise": Value("string"), "hypothesis": Value("string"), "label": names})
+    for split, file in (("train", "train"), ("validation", "dev")):
+        lines = (data / "xnli" / "en" / f"{file}.tsv").read_text(encoding="utf-8").splitlines()[1:]
+        rows = [dict(zip(features, line.split("\t"), strict=True)) for line in lines]
+        Dataset.from_list(rows, features=features).to_parquet(folder / "xnli" / "en" / f"{split}.parquet")
+    (folder / "xnli" / "README.md").write_text(
+        "---\nconfigs:\n- config_name: en\n  data_files:\n  - split: train\n    path: en/train.parquet\n"
+        "  - split: validation\n    path: en/validation.parquet\n---\n"
+    )
+    for split in ("train", "dev"):
+        rows = (data / "glue" / "SST-2" / f"{split}.tsv").read_text(encoding="utf-8").splitlines()[1:]
+        cells = (row.rsplit("\t", 1) for row in rows)
+        (folder / f"{split}.json").write_text(
+            "".join(json.dumps({"sentence": text, "label": int(label)}) + "\n" for text, label in cells)
+        )
+    flat = json.loads((data / "squad" / "train-v1.1.json").read_text(encoding="utf-8"))["data"]
+    questions = [
+        {
+            "id": qa["id"],
+            "context": paragraph["context"],
+            "question": qa["question"],
+            "answers": {
+                "text": [a["text"] for a in qa["answers"]],
+                "answer_start": [a["answer_start"] for a in qa["answers"]],
+            },
+        }
+        for article in flat
+        for paragraph in article["paragraphs"]
+        for qa in paragraph["qas"]
+    ]
+    (folder / "squad.json").write_text(json.dumps({"data": questions}))
+    return folder
+
+
+TRAINER = ("--max_steps", 3, "--save_steps", 2, "--logging_steps", 1, "--do_train", "--do_eval", "--use_cpu")
+TRAINER += ("--per_device_train_batch_size", 4, "--max_seq_length", 64, "--report_to", "none")
+LOOP = ("--model_type", "bert", "--do_train", "--do_eval", "--max_steps", 3, "--save_steps", 2, "--no_cuda")
+LOOP += ("--per_gpu_train_batch_size", 4, "--max_seq_length", 64, "--doc_stride", 16, "--max_query_length", 24)
+
+
+def flags(script: str, data: Path, offline: Path) -> list[Any]:
+    """The command line of a script, without any of ours."""
+    squad = data / "squad"
+    model = ["--model_name_or_path", data / "model"]
+    if script == "run_squad":
+        return [*LOOP, *model, "--train_file", squad / "train-v1.1.json", "--predict_file", squad / "dev-v1.1.json"]
+    if script == "run_qa":
+        file = offline / "squad.json"
+        return [*TRAINER, *model, "--train_file", file, "--validation_file", file, "--doc_stride", 16]
+    if script == "run_glue":
+        return [*TRAINER, *model, "--train_file", offline / "train.json", "--validation_file", offline / "dev.json"]
+    return [*TRAINER, *model, "--language", "en"]
+
+
+def snapshot(folder: Path) -> dict[str, Any]:
+    """Every file that a run wrote, reduced to what must not differ."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.suffix == ".json":
+            files[name] = _without_noise(json.loads(path.read_text(encoding="utf-8")))
+        elif path.suffix in (".safetensors", ".txt", ".md"):
+            files[name] = path.read_bytes() if path.suffix != ".md" else ""
+        elif path.name in ("optimizer.pt", "scheduler.pt"):
+            files[name] = _digest(torch.load(path, weights_only=True))
+        elif path.is_file() and "tfevents" not in path.name:
+            files[name] = "there"
+    return files
+
+
+def _digest(value: Any) -> Any:
+    """A saved state with its tensors as bytes, so that == compares every number."""
+    if isinstance(value, torch.Tensor):
+        return value.numpy().tobytes()
+    if isinstance(value, dict):
+        return {k: _digest(v) for k, v in value.items()}
+    return [_digest(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _without_noise(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_noise(v) for k, v in value.items() if not any(noise in k for noise in NOISE)}
+    return [_without_noise(v) for v in value] if isinstance(value, list) else value
+
+
+def compare(
+    run: Callable[..., Result], plain: Path, patched: Path, words: list[Any], offline: Path, folder: Path
+) -> None:
+    snapshots = []
+    for script in (plain, patched):
+        # Not a path that differs: some scripts write it into the files that are compared.
+        out = folder / "out"
+        run(script, *words, "--output_dir", out, cwd=offline)
+        for cache in words[words.index("--model_name_or_path") + 1].parent.rglob("cached_*"):
+            cache.unlink()
+        for cache in offline.glob("cached_*"):
+            cache.unlink()
+        snapshots.append(snapshot(out))
+        shutil.rmtree(out)
+    assert snapshots[0], "the run wrote nothing"
+    assert any(name.endswith(".safetensors") for name in snapshots[0])
+    assert snapshots[0].keys() == snapshots[1].keys()
+    assert not [name for name in snapshots[0] if snapshots[0][name] != snapshots[1][name]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["run_squad", "run_glue", "run_xnli"])
+def test_embedded(
+    run: Callable[..., Result], data: Path, offline: Path, embedded: Path, tmp_path: Path, script: str
+) -> None:
+    plain = ROOT / "embedded" / f"{script}.py"
+    patched = embedded / f"{script}.py"
+    assert plain.read_bytes() != patched.read_bytes()
+    compare(run, plain, patched, flags(script, data, offline), offline, tmp_path)
+
+
+@pytest.mark.upstream
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["run_qa", "run_glue", "run_xnli", "run_squad"])
+def test_upstream(
+    run: Callable[..., Result], data: Path, offline: Path, upstream: Path, tmp_path: Path, script: str
+) -> None:
+    patched = Path(run("apply_patch.py", "script", script, "--pin", "v4.57").out.strip())
+    plain = tmp_path / "plain" / patched.relative_to(upstream)
+    shutil.copytree(patched.parent, plain.parent)
+    for file in plain.parent.glob("*.py"):
+        path = (patched.parent / file.name).relative_to(upstream)
+        file.write_text(_unpatched(upstream, path), encoding="utf-8")
+    assert plain.read_bytes() != patched.read_bytes()
+    compare(run, plain, patched, flags(script, data, offline), offline, tmp_path)
+
+
+def _unpatched(tree: Path, path: Path) -> str:
+    import subprocess
+
+    show = ["git", "-C", str(tree), "show", f"refs/overlay/base:{path}"]
+    return subprocess.run(show, check=True, capture_output=True, text=True).stdout

@@ -1,0 +1,128 @@
+"""The house rules, the front door, and the figures in the README."""
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TASKS = tomllib.loads((ROOT / "benchmarks" / "published.toml").read_text(encoding="utf-8"))
+
+
+def run(*words: str, code: int = 0) -> str:
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+def imports(folder: str) -> set[str]:
+    found = set()
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {name.name.split(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module.split(".")[0])
+    return found
+
+
+def test_the_two_packages_do_not_know_each_other() -> None:
+    assert not imports("overlay") & {"torch", "transformers", "nncf", "nncf_transformers"}
+    assert not imports("nncf_transformers") & {"git", "overlay", "benchmarks", "scripts"}
+
+
+def test_no_unsafe_load() -> None:
+    files = [p for folder in ("nncf_transformers", "scripts", "benchmarks") for p in (ROOT / folder).rglob("*.py")]
+    assert files
+    assert not [p for p in files if re.search(r"torch\.load\(|pickle\.load", p.read_text(encoding="utf-8"))]
+
+
+def test_readme_has_the_recorded_figures() -> None:
+    run("benchmarks/render.py", "--check")
+
+
+def test_help_names_every_target() -> None:
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    tasks = [f"{task}-int8" for task in TASKS] + ["squad-fp32", "xnli-fp32"]
+    for target in ("help", "setup", "fetch", "apply", "revert", "status", *tasks, "demo", "test", "lint", "clean"):
+        assert re.search(rf"^  {target} ", listed, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_published_command_lines(task: str) -> None:
+    # The embedded pin can always be applied; its scripts have the published names.
+    run("apply_patch.py", "apply", "--pin", "embedded")
+    line = run("scripts/train.py", task, "--int8", "--pin", "embedded", "--dry-run", "--out", "runs/x/y")
+    words = shlex.split(line.removeprefix("+ "))
+    published = TASKS[task]
+    assert words[words.index("--num_train_epochs") + 1] == str(published["epochs"])
+    for name, value in published["arguments"].items():
+        assert words[words.index(f"--{name}") + 1] == value
+    batch = next(w for w in words if w.endswith("_train_batch_size"))
+    assert words[words.index(batch) + 1] == str(published["batch"])
+    config = Path(words[words.index("--nncf_config") + 1])
+    assert config == ROOT / published["config"] and config.is_file()
+    assert words[words.index("--to_onnx") + 1] == "runs/x/y.onnx"
+
+
+def test_variables_reach_the_command() -> None:
+    run("apply_patch.py", "apply", "--pin", "embedded")
+    words = ["squad", "--pin", "embedded", "--model", "M", "--data", "D", "--epochs", "1", "--batch", "3", "--dry-run"]
+    line = run("scripts/train.py", *words, "--nproc", "2", "--", "--learning_rate", "1", "--fp16")
+    for expected in (
+        "--model_name_or_path M",
+        "--data_dir D",
+        "--num_train_epochs 1",
+        "train_batch_size 3",
+        "--nproc_per_node=2",
+        "--learning_rate 1 --fp16",
+    ):
+        assert expected in line
+    assert "3e-5" not in line, "what the user gives replaces what was published"
+    make = ["make", "-n", "squad-int8", "PIN=embedded", "MODEL=M", "DATA=D", "EPOCHS=1", "BATCH=3", "NPROC=2"]
+    recipe = subprocess.run([*make, "EXTRA=--fp16"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    expected = "squad --int8 --pin embedded --nproc 2 --model M --data D --epochs 1 --batch 3 -- --fp16"
+    assert expected in " ".join(recipe.split())
+
+
+def test_mistakes_in_the_front_door() -> None:
+    assert "unknown pin 'v4.75'" in run("scripts/train.py", "squad", "--pin", "v4.75", code=2)
+    words = ["--pin", "embedded", "--script", "run_qa"]
+    assert "unknown script 'run_qa'" in run("scripts/train.py", "squad", *words, code=2)
+    error = run("scripts/train.py", "xnli", "--int8", "--pin", "embedded", code=1)
+    assert "run `make xnli-fp32` first, or give MODEL=DIR" in error
+
+
+def test_measure_gets_what_the_recipe_passes() -> None:
+    make = ["make", "-n", "measure", "TASK=squad", "NAME=n", "MODEL=M", "DATA=D", "EXTRA=--max_steps 3"]
+    recipe = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    words = shlex.split(recipe)
+    sys_argv, sys.argv = sys.argv, words[words.index("benchmarks/measure.py") :]
+    try:
+        from benchmarks.measure import _parse
+
+        args, extra = _parse()
+    finally:
+        sys.argv = sys_argv
+    assert (args.task, args.name, args.model, args.data, extra) == ("squad", "n", "M", "D", ["--max_steps", "3"])
+
+
+@pytest.mark.slow
+def test_demo_runs(tmp_path: Path) -> None:
+    # Tiny: nothing is learnt, but every step is taken and every cell of the tables is filled.
+    out = run("scripts/demo.py", "--out", str(tmp_path / "demo"), "--size", "tiny")
+    rows = [line for line in out.splitlines() if line.startswith("| ")]
+    assert len([row for row in rows if row.startswith(("| FP32", "| INT8"))]) == 9 + 6 + 6
+    assert not [row for row in rows if "nan" in row]
+
+
+def test_demo_does_not_delete_what_is_not_its_own(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "precious").write_text("x")
+    assert "holds something else than a demo" in run("scripts/demo.py", "--out", str(tmp_path), code=2)
+    assert (tmp_path / "precious").read_text() == "x"
