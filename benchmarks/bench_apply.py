@@ -21,9 +21,7 @@ LIMITS = {"--help": 0.5, "first apply": 2.0, "apply again": 2.0}
 def seconds(*args: str) -> float:
     """Runs the tool and returns its wall time in seconds; ends the program where it fails."""
     start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "apply_patch.py"), *args], capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, str(REPOSITORY / "apply_patch.py"), *args], capture_output=True, text=True)
     elapsed = time.perf_counter() - start
     if done.returncode:
         sys.exit(done.stderr.strip())
@@ -46,9 +44,7 @@ def measure(pin: list[str], repeats: int) -> dict[str, list[float]]:
 
 def main() -> int:
     """Prints a line per case; returns 1 if a median is over its limit."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pin", help="pin to apply (default: the default pin)")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each case (default: 5)")
     args = parser.parse_args()

@@ -1,7 +1,7 @@
 """How much more a training step costs with quantizers than without, on CPU.
 
-    python benchmarks/bench_step.py --shape minilm                     # 16 sequences of 192 tokens
-    python benchmarks/bench_step.py --shape bert-base                  # 4 of 128
+    python benchmarks/bench_step.py                                    # both shapes
+    python benchmarks/bench_step.py --shape bert-base                  # 4 sequences of 128 tokens
     python benchmarks/bench_step.py --shape minilm --baseline          # NNCF's own kernels, too
     python benchmarks/bench_step.py --shape minilm --smooth-quant on --json step.json
 
@@ -172,10 +172,10 @@ def measure(variants: dict[str, Variant], steps: int, warmup: int = 2) -> dict[s
 
 
 def summarise(measurements: list[Measurement]) -> dict[str, Any]:
-    """Medians, and the steps they come from."""
+    """Medians over the steps."""
     fields = [*PHASES, "total", "cpu", "page_faults"]
     medians = {name: round(statistics.median(getattr(m, name) for m in measurements), 1) for name in fields}
-    return {"median": medians, "steps": [asdict(m) for m in measurements]}
+    return {"median": medians}
 
 
 @contextlib.contextmanager
@@ -211,6 +211,7 @@ def run(shape: Shape, steps: int, baseline: bool, smooth_quant: bool) -> dict[st
         result["ratio"] = round(result["median"]["total"] / reference["total"], 3)
         result["cpu_ratio"] = round(result["median"]["cpu"] / reference["cpu"], 3)
     return {
+        "ratio": results["qat"]["ratio"],
         "shape": asdict(shape),
         "kernels": kind,
         "smooth_quant": smooth_quant,
@@ -261,22 +262,24 @@ def render(record: dict[str, Any]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Parse, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=SHAPES, default="minilm", help="model and batch (default: %(default)s)")
+    parser.add_argument("--shape", choices=SHAPES, action="append", help="may be given twice (default: both)")
     parser.add_argument("--steps", type=int, default=15, help="of each variant (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="threads of torch (default: torch's own choice)")
     parser.add_argument("--smooth-quant", choices=("on", "off"), default="off", help="(default: %(default)s)")
     parser.add_argument("--baseline", action="store_true", help="measure NNCF's own kernels, too")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the record with every step")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the records")
     arguments = parser.parse_args(argv)
     if arguments.steps < 1:
         parser.error(f"--steps {arguments.steps}: at least one step is needed")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    record = run(SHAPES[arguments.shape], arguments.steps, arguments.baseline, arguments.smooth_quant == "on")
-    print(render(record))
+    records = {}
+    for name in arguments.shape or SHAPES:
+        records[name] = run(SHAPES[name], arguments.steps, arguments.baseline, arguments.smooth_quant == "on")
+        print(render(records[name]), flush=True)
     if arguments.json:
         temporary = arguments.json.with_name(arguments.json.name + ".tmp")
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
+        temporary.write_text(json.dumps(records, indent=1) + "\n")
         temporary.replace(arguments.json)
     return 0
 

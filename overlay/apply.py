@@ -62,9 +62,7 @@ def apply(pin: Pin, layout: Layout, say: Callable[[str], None] = lambda note: No
         return Applied(did, len(series.patches), lock.applied)
 
 
-def revert(
-    pin: Pin, layout: Layout, *, force: bool = False, say: Callable[[str], None] = lambda note: None
-) -> str:
+def revert(pin: Pin, layout: Layout, *, force: bool = False, say: Callable[[str], None] = lambda note: None) -> str:
     """Takes the work tree back to plain upstream.
 
     Args:

@@ -31,9 +31,7 @@ def run(args: argparse.Namespace, environment: Mapping[str, str]) -> int:
     except OverlayError as error:
         return _fail(str(error), error.exit_code)
     except ModuleNotFoundError as error:
-        return _fail(
-            f"package {error.name!r} is not installed; run 'make setup' and use its Python", ExitCode.FAILURE
-        )
+        return _fail(f"package {error.name!r} is not installed; run 'make setup' and use its Python", ExitCode.FAILURE)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(
@@ -86,9 +84,7 @@ def _status(args: argparse.Namespace, pins: Pins, layout: Layout) -> int:
 
     reports = [status(pin, layout) for pin in _selected(args, pins)]
     if args.json:
-        print(
-            json.dumps({"default": pins.default, "pins": [report.to_dict() for report in reports]}, indent=2)
-        )
+        print(json.dumps({"default": pins.default, "pins": [report.to_dict() for report in reports]}, indent=2))
         return ExitCode.DONE
     for report in reports:
         default = " (default)" if report.pin == pins.default else ""

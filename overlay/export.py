@@ -79,9 +79,7 @@ class _Layer:
     changes: dict[str, Change]
 
 
-def export(
-    pin: Pin, layout: Layout, request: Request, say: Callable[[str], None] = lambda note: None
-) -> Exported:
+def export(pin: Pin, layout: Layout, request: Request, say: Callable[[str], None] = lambda note: None) -> Exported:
     """Turns the edits in the work tree into patches, and writes series and lock.
 
     Edits of a file go to the last patch that touches it; those of any other file to the patch that the
@@ -149,9 +147,7 @@ def repin(pin: Pin, layout: Layout, pins_file: Path) -> Exported:
         ConflictError: A patch no longer applies; nothing was changed.
     """
     if pin.tree is None:
-        raise UsageError(
-            f"pin {pin.name} is fetched from {pin.upstream}; repin is for pins built from a folder"
-        )
+        raise UsageError(f"pin {pin.name} is fetched from {pin.upstream}; repin is for pins built from a folder")
     with run_lock(layout.run_lock(pin), f"pin {pin.name}"):
         folder = layout.series(pin)
         recover_series(folder)
@@ -161,8 +157,7 @@ def repin(pin: Pin, layout: Layout, pins_file: Path) -> Exported:
         with scratch_repository(mirror) as git:
             parents = [moved.commit, *build_stack(git, moved.commit, series)]
             patches = [
-                _format(git, commit, series, patch)
-                for commit, patch in zip(parents[1:], series.patches, strict=True)
+                _format(git, commit, series, patch) for commit, patch in zip(parents[1:], series.patches, strict=True)
             ]
         exported = _store(mirror, series, patches, parents[-1])
         if moved.commit != pin.commit:
@@ -173,9 +168,7 @@ def repin(pin: Pin, layout: Layout, pins_file: Path) -> Exported:
 def _require_applied(tree: WorkTree, mirror: Mirror, lock: Lock, say: Callable[[str], None]) -> None:
     name = tree.pin.name
     if not tree.exists:
-        raise NothingToDo(
-            f"{tree.shown} does not exist; run 'python apply_patch.py apply --pin {name}' and edit it"
-        )
+        raise NothingToDo(f"{tree.shown} does not exist; run 'python apply_patch.py apply --pin {name}' and edit it")
     open_for_changes(tree, mirror, say)
     if not tree.matches_pin() or tree.current != lock.applied:
         raise ConflictError(
@@ -195,9 +188,7 @@ def _selected(tree: WorkTree, request: Request) -> dict[str, Change]:
             if any(path == top or path.startswith(f"{top}/") for top in tops)
         }
     if not edits and not (request.subject or request.description):
-        hint = (
-            f"; new files count once they are added: git -C {tree.shown} add FILE" if tree.untracked() else ""
-        )
+        hint = f"; new files count once they are added: git -C {tree.shown} add FILE" if tree.untracked() else ""
         raise NothingToDo(f"{tree.shown} has no edits to export{hint}")
     return edits
 
@@ -210,9 +201,7 @@ def _layers(tree: WorkTree, series: Series, commits: Sequence[str]) -> list[_Lay
     ]
 
 
-def _with_edits(
-    layers: list[_Layer], series: Series, edits: dict[str, Change], request: Request
-) -> list[_Layer]:
+def _with_edits(layers: list[_Layer], series: Series, edits: dict[str, Change], request: Request) -> list[_Layer]:
     """Gives each edit to the layer it belongs to."""
     layers = _with_named(layers, series, request)
     titles = [layer.patch.title for layer in layers]
@@ -265,9 +254,7 @@ def _with_named(layers: list[_Layer], series: Series, request: Request) -> list[
     return [*layers, _Layer(new, {})]
 
 
-def _write(
-    git: Git, mirror: Mirror, series: Series, layers: list[_Layer], drop: Sequence[str] = ()
-) -> Exported:
+def _write(git: Git, mirror: Mirror, series: Series, layers: list[_Layer], drop: Sequence[str] = ()) -> Exported:
     """Commits the layers, formats the commits, and writes the folder."""
     patches: list[Patch] = []
     parent = mirror.pin.commit
@@ -295,9 +282,7 @@ def _write(
 
 
 def _stage(staged: Git, layer: _Layer) -> str:
-    entries = "".join(
-        f"{change.mode} {change.blob or '0' * 40}\t{path}\0" for path, change in layer.changes.items()
-    )
+    entries = "".join(f"{change.mode} {change.blob or '0' * 40}\t{path}\0" for path, change in layer.changes.items())
     staged.run("update-index", "--add", "-z", "--index-info", stdin=entries.encode())
     return staged.text("write-tree", "--missing-ok")
 

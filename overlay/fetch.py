@@ -131,9 +131,7 @@ def _fill(mirror: Mirror, source: _Source, history: bool, say: Callable[[str], N
         try:
             source.fetch(mirror.git, "--depth=1", _FILTER, mirror.pin.commit)
         except GitError:
-            say(
-                f"note: {source.name} gives no single commits; fetching its whole branch main, which is large"
-            )
+            say(f"note: {source.name} gives no single commits; fetching its whole branch main, which is large")
             source.fetch(mirror.git, "--no-filter", f"+refs/heads/main:{HISTORY_REF}")
     if not mirror.has_commit:
         raise source.lacks_commit()

@@ -72,9 +72,7 @@ def _plain_files(root: Path, shown: str) -> dict[str, Path]:
             path = Path(folder, name)
             relative = path.relative_to(root).as_posix()
             if not stat.S_ISREG(path.lstat().st_mode):
-                raise OverlayError(
-                    f"{shown}/{relative} is no plain file; an upstream folder holds only those"
-                )
+                raise OverlayError(f"{shown}/{relative} is no plain file; an upstream folder holds only those")
             files[relative] = path
     if not files:
         raise OverlayError(f"folder {shown} is empty; restore it from git")

@@ -146,9 +146,7 @@ def _logic_in(block: str) -> str | None:
 def _is_plain(statement: ast.stmt) -> bool:
     if isinstance(statement, (ast.Import, ast.ImportFrom)):
         return True
-    return isinstance(statement, (ast.Expr, ast.Assign, ast.AnnAssign)) and isinstance(
-        statement.value, ast.Call
-    )
+    return isinstance(statement, (ast.Expr, ast.Assign, ast.AnnAssign)) and isinstance(statement.value, ast.Call)
 
 
 def _imported_names(hunk: Hunk) -> Iterator[str]:

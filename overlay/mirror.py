@@ -96,11 +96,7 @@ def require_mirror(pin: Pin, layout: Layout) -> Mirror:
     mirror = find_mirror(pin, layout)
     fetch = f"'python apply_patch.py fetch --pin {pin.name}'"
     if not mirror.exists or not mirror.has_commit:
-        raise OverlayError(
-            f"pin {pin.name} is not fetched: {mirror.git.git_dir} lacks {pin.commit}; run {fetch}"
-        )
+        raise OverlayError(f"pin {pin.name} is not fetched: {mirror.git.git_dir} lacks {pin.commit}; run {fetch}")
     if missing := mirror.missing_blobs():
-        raise IntegrityError(
-            f"{mirror.git.git_dir} lacks {len(missing)} files of pin {pin.name}; run {fetch}"
-        )
+        raise IntegrityError(f"{mirror.git.git_dir} lacks {len(missing)} files of pin {pin.name}; run {fetch}")
     return mirror

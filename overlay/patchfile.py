@@ -161,9 +161,7 @@ def _parse_diff(lines: list[str], start: int, where: str) -> tuple[FileDiff, ...
             hunks.append(hunk)
             at += len(hunk.lines)
         elif line.startswith(_UNSUPPORTED) or _LINK.match(line):
-            raise IntegrityError(
-                f"{where}:{at + 1}: {line!r}: renames, links and binary files are not supported"
-            )
+            raise IntegrityError(f"{where}:{at + 1}: {line!r}: renames, links and binary files are not supported")
         elif line.startswith(("--- ", "+++ ")) and line[4:] not in (
             "/dev/null",
             f"{'ab'[line[0] == '+']}/{path}",

@@ -151,9 +151,7 @@ def _parse_pin(where: str, name: str, table: Any) -> Pin:
     return pin
 
 
-def _check_keys(
-    where: str, table: Mapping[str, Any], required: set[str], optional: set[str] | None = None
-) -> None:
+def _check_keys(where: str, table: Mapping[str, Any], required: set[str], optional: set[str] | None = None) -> None:
     known = required | (optional or set())
     for key in table:
         if key not in known:

@@ -83,23 +83,17 @@ class Series:
             IntegrityError: It is missing or is not what the tool writes.
         """
         where = f"{self.shown}/{LOCK_FILE}"
-        remake = (
-            f"restore it from git, or make it anew with 'python apply_patch.py lock --pin {self.pin.name}'"
-        )
+        remake = f"restore it from git, or make it anew with 'python apply_patch.py lock --pin {self.pin.name}'"
         try:
             data = json.loads((self.folder / LOCK_FILE).read_bytes())
             if data["version"] != LOCK_VERSION:
                 raise IntegrityError(f"{where} has version {data['version']!r}, not {LOCK_VERSION}; {remake}")
-            patches = {
-                name: LockedPatch(p["sha256"], dict(p["blobs"])) for name, p in data["patches"].items()
-            }
+            patches = {name: LockedPatch(p["sha256"], dict(p["blobs"])) for name, p in data["patches"].items()}
             return Lock(data["commit"], data["applied"], patches)
         except FileNotFoundError:
             raise IntegrityError(f"{where} does not exist; {remake}") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise IntegrityError(
-                f"{where} cannot be read ({type(error).__name__}: {error}); {remake}"
-            ) from None
+            raise IntegrityError(f"{where} cannot be read ({type(error).__name__}: {error}); {remake}") from None
 
     def check(self, lock: Lock) -> None:
         """Checks pin and patches against the lock, without looking at upstream.
@@ -110,14 +104,10 @@ class Series:
         relock = f"if that is meant, run 'python apply_patch.py lock --pin {self.pin.name}'"
         where = f"{self.shown}/{LOCK_FILE}"
         if lock.commit != self.pin.commit:
-            raise IntegrityError(
-                f"{where} is for commit {lock.commit} but pins.toml pins {self.pin.commit}; {relock}"
-            )
+            raise IntegrityError(f"{where} is for commit {lock.commit} but pins.toml pins {self.pin.commit}; {relock}")
         names = [patch.name for patch in self.patches]
         if names != list(lock.patches):
-            raise IntegrityError(
-                f"{where} locks the patches {list(lock.patches)} but the series has {names}; {relock}"
-            )
+            raise IntegrityError(f"{where} locks the patches {list(lock.patches)} but the series has {names}; {relock}")
         for patch in self.patches:
             locked = lock.patches[patch.name]
             if patch.sha256 != locked.sha256:
@@ -198,9 +188,7 @@ def make_lock(pin: Pin, patches: Sequence[Patch], applied: str, objects: Objects
         objects: Upstream, for the blob ids.
     """
     locked = {
-        patch.name: LockedPatch(
-            patch.sha256, {path: objects.blob_id(pin.commit, path) for path in patch.paths}
-        )
+        patch.name: LockedPatch(patch.sha256, {path: objects.blob_id(pin.commit, path) for path in patch.paths})
         for patch in patches
     }
     return Lock(pin.commit, applied, locked)
@@ -246,9 +234,7 @@ def _current(path: Path) -> bytes | None:
 
 def _read_patch(pin: Pin, folder: Path, name: str, shown: str) -> Patch:
     if "/" in name or not name.endswith(".patch"):
-        raise IntegrityError(
-            f"{shown}/{SERIES_FILE} lists {name!r}, which is no '*.patch' file of that folder"
-        )
+        raise IntegrityError(f"{shown}/{SERIES_FILE} lists {name!r}, which is no '*.patch' file of that folder")
     try:
         raw = (folder / name).read_bytes()
     except FileNotFoundError:
@@ -259,7 +245,6 @@ def _read_patch(pin: Pin, folder: Path, name: str, shown: str) -> Patch:
     for path in patch.paths:
         if not pin.covers(path):
             raise IntegrityError(
-                f"{shown}/{name}: {path} is not under any 'checkout' path of pin {pin.name}; "
-                "add it to pins.toml"
+                f"{shown}/{name}: {path} is not under any 'checkout' path of pin {pin.name}; add it to pins.toml"
             )
     return patch

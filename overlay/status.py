@@ -124,8 +124,7 @@ def script_path(pin: Pin, layout: Layout, name: str) -> str:
     report = status(pin, layout)
     if report.state not in (State.APPLIED, State.DIRTY):
         raise OverlayError(
-            f"pin {pin.name} is {report.state} ({report.reason}); "
-            f"run 'python apply_patch.py apply --pin {pin.name}'"
+            f"pin {pin.name} is {report.state} ({report.reason}); run 'python apply_patch.py apply --pin {pin.name}'"
         )
     return str(layout.work_tree(pin).resolve() / script)
 

@@ -104,9 +104,7 @@ class WorkTree:
         """Says why it cannot be used, or returns None."""
         again = f"run 'python apply_patch.py apply --pin {self.pin.name}'"
         git_dir = self.path / ".git"
-        if not (git_dir / "HEAD").is_file() or not self.git.succeeds(
-            "rev-parse", "--quiet", "--verify", CURRENT
-        ):
+        if not (git_dir / "HEAD").is_file() or not self.git.succeeds("rev-parse", "--quiet", "--verify", CURRENT):
             return f"{self.shown} is no work tree of this tool; move it away or delete it, then {again}"
         if not self._borrowed.is_dir():
             return f"{self.shown} needs the mirror {self._borrowed}, which is gone; fetch it, then {again}"

@@ -19,9 +19,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; give the path of a JSON configuration") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error}); give the path of a JSON configuration"
-        ) from None
+        raise ConfigError(f"{path}: cannot be read ({error}); give the path of a JSON configuration") from None
     return parse_json(text, str(path))
 
 
@@ -44,9 +42,7 @@ def parse_json(text: str, source: str) -> dict[str, Any]:
         place = f"line {error.lineno}, column {error.colno}"
         raise ConfigError(f"{source}: not JSON at {place}: {error.msg}; correct the file there") from None
     if not isinstance(data, dict):
-        raise ConfigError(
-            f"{source}: holds {type_name(data)}, not an object; put everything between {{ and }}"
-        )
+        raise ConfigError(f"{source}: holds {type_name(data)}, not an object; put everything between {{ and }}")
     if not data:
         raise ConfigError(f'{source}: the object is empty; it needs "algorithms" (or legacy "compression")')
     return data

@@ -92,17 +92,11 @@ def _read_group(
         if signed and group == "activations":
             file.warn(own, "signed", "cannot be forced in NNCF 3; the sign follows from the calibration data")
         if per_channel and group == "activations":
-            file.warn(
-                own, "per_channel", "has no effect; NNCF 3 quantizes activations of transformers per tensor"
-            )
+            file.warn(own, "per_channel", "has no effect; NNCF 3 quantizes activations of transformers per tensor")
         if own.take_bool("logarithm_scale"):
-            file.warn(
-                own, "logarithm_scale", "has no effect; NNCF 3 trains the scale itself, not its logarithm"
-            )
+            file.warn(own, "logarithm_scale", "has no effect; NNCF 3 trains the scale itself, not its logarithm")
         if group == "activations" and own.take("unified_scale_ops") is not None:
-            file.warn(
-                own, "unified_scale_ops", "has no effect; NNCF 3 decides by itself which scales are shared"
-            )
+            file.warn(own, "unified_scale_ops", "has no effect; NNCF 3 decides by itself which scales are shared")
         if own.take_strings("target_scopes"):
             file.warn(own, "target_scopes", "has no effect; NNCF 3 selects operations, not one side of them")
         settings = QuantizerSettings(
@@ -127,9 +121,7 @@ def _read_initializer(section: Section, file: LegacyFile) -> tuple[int, dict[str
         _read_batchnorm_adaptation(initializer, file)
         per_scope = isinstance(initializer.take("range"), list)
         ranges: dict[str, RangeSettings] = {}
-        samples = [
-            _read_range(entry, per_scope, ranges, file) for entry in initializer.take_sections("range")
-        ]
+        samples = [_read_range(entry, per_scope, ranges, file) for entry in initializer.take_sections("range")]
     if len(set(samples)) > 1:
         file.warn(initializer, "range", f"calibrates once, with the largest num_init_samples: {max(samples)}")
     return max(samples, default=DEFAULT_INIT_SAMPLES), dict.fromkeys(GROUPS, RangeSettings()) | ranges
@@ -146,9 +138,7 @@ def _read_range(entry: Section, per_scope: bool, ranges: dict[str, RangeSettings
             file.warn(entry, scoped[0], "has no effect; NNCF 3 has one range type for each kind of quantizer")
     groups = GROUPS if group is None else (group,)
     if replaced := [name for name in groups if ranges.get(name, settings) != settings]:
-        file.warnings.append(
-            f"{entry.place}: replaces the range type given before for {' and '.join(replaced)}"
-        )
+        file.warnings.append(f"{entry.place}: replaces the range type given before for {' and '.join(replaced)}")
     ranges.update(dict.fromkeys(groups, settings))
     return samples
 
@@ -184,19 +174,13 @@ def _read_range_type(entry: Section, file: LegacyFile) -> RangeSettings:
     has_percentiles = bool(older) or (params is not None and bool(params.keys()))
     if has_percentiles and kind not in ("percentile", "mean_percentile"):
         key = older[0] if older else "params"
-        file.warn(
-            entry, key, f'has no effect; the range type "{kind or "mixed_min_max"}" uses no percentiles'
-        )
+        file.warn(entry, key, f'has no effect; the range type "{kind or "mixed_min_max"}" uses no percentiles')
     return _translate_range_type(kind, low, high, entry, file)
 
 
-def _translate_range_type(
-    kind: str | None, low: float, high: float, entry: Section, file: LegacyFile
-) -> RangeSettings:
+def _translate_range_type(kind: str | None, low: float, high: float, entry: Section, file: LegacyFile) -> RangeSettings:
     if kind in (None, "mixed_min_max"):
-        return (
-            RangeSettings()
-        )  # What NNCF 3 does unasked: extrema for weights, averaged extrema for activations.
+        return RangeSettings()  # What NNCF 3 does unasked: extrema for weights, averaged extrema for activations.
     if kind == "threesigma":
         file.warn(entry, "type", "threesigma has no equivalent; NNCF 3's default range estimator is used")
         return RangeSettings()
@@ -225,9 +209,7 @@ def _read_overflow_fix(section: Section, file: LegacyFile) -> str | None:
     fix = section.take_choice("overflow_fix", OVERFLOW_FIXES)
     disabled = section.take_bool("disable_saturation_fix")
     if fix is not None and disabled is not None:
-        raise section.error(
-            "disable_saturation_fix", 'is the older spelling of "overflow_fix"; keep one of the two'
-        )
+        raise section.error("disable_saturation_fix", 'is the older spelling of "overflow_fix"; keep one of the two')
     if disabled is not None:
         return "disable" if disabled else "enable"
     if fix is None:
@@ -261,15 +243,8 @@ def _check_overrides(overrides: Section, group: str, file: LegacyFile) -> None:
         with settings:
             mode = settings.take_choice("mode", MODES)
             bits = take_bits(settings) if "bits" in settings else None
-            others = [
-                key for key in ("signed", "per_channel", "initializer") if settings.take(key) is not None
-            ]
-        if (
-            group == "activations"
-            and mode == "symmetric"
-            and not others
-            and _is_attention_product(scope, overrides)
-        ):
+            others = [key for key in ("signed", "per_channel", "initializer") if settings.take(key) is not None]
+        if group == "activations" and mode == "symmetric" and not others and _is_attention_product(scope, overrides):
             continue
         asked = [f"mode {mode}"] * bool(mode) + [f"bits {bits}"] * bool(bits) + others
         file.warn(
@@ -314,9 +289,7 @@ def _read_staged_training(section: Section, file: LegacyFile) -> None:
 
 def _read_keys_without_effect(section: Section, file: LegacyFile) -> None:
     if section.take_bool("quantize_inputs") is False:
-        file.warn(
-            section, "quantize_inputs", "has no effect; the inputs are token ids, which are never quantized"
-        )
+        file.warn(section, "quantize_inputs", "has no effect; the inputs are token ids, which are never quantized")
     if section.take_bool("quantize_outputs"):
         file.warn(
             section,
@@ -330,9 +303,7 @@ def _read_keys_without_effect(section: Section, file: LegacyFile) -> None:
             "has no effect; --to-onnx always writes QuantizeLinear/DequantizeLinear",
         )
     if section.take("quantizable_subgraph_patterns") is not None:
-        file.warn(
-            section, "quantizable_subgraph_patterns", "has no effect; NNCF 3 has its own fusing patterns"
-        )
+        file.warn(section, "quantizable_subgraph_patterns", "has no effect; NNCF 3 has its own fusing patterns")
     if section.take("accuracy_aware_training") is not None:
         raise section.error(
             "accuracy_aware_training", "not supported by this version; remove it and train with the script"

@@ -56,8 +56,7 @@ def parse_config(data: dict[str, Any], source: str) -> CompressionConfig:
     if not own:
         hint = nearest(top.keys()[0], (*OWN_KEYS, *LEGACY_KEYS))
         raise ConfigError(
-            f'{source}: unknown key "{top.keys()[0]}"{hint}; '
-            f'a configuration has "algorithms" (or legacy "compression")'
+            f'{source}: unknown key "{top.keys()[0]}"{hint}; a configuration has "algorithms" (or legacy "compression")'
         )
     return _read_own_file(top)
 
@@ -105,14 +104,10 @@ def _reader_of(section: Section) -> AlgorithmReader:
     if name in NOT_YET:
         raise section.error("algorithm", f'not supported yet by this version: "{name}"; remove this entry')
     if name in REMOVED:
-        raise section.error(
-            "algorithm", f'"{name}" is gone from NNCF 3 and not provided here; remove this entry'
-        )
+        raise section.error("algorithm", f'"{name}" is gone from NNCF 3 and not provided here; remove this entry')
     if name not in ALGORITHMS:
         known = ", ".join(ALGORITHMS)
-        raise section.error(
-            "algorithm", f'unknown algorithm "{name}"{nearest(name, ALGORITHMS)}; known: {known}'
-        )
+        raise section.error("algorithm", f'unknown algorithm "{name}"{nearest(name, ALGORITHMS)}; known: {known}')
     return ALGORITHMS[name]
 
 

@@ -34,9 +34,7 @@ def read_quantization(section: Section) -> QuantizationConfig:
             place=section.place,
             preset=section.take_choice("preset", PRESETS),
             weights=_read_quantizers(section.take_section("weights"), WEIGHT_RANGE_TYPES, of_weights=True),
-            activations=_read_quantizers(
-                section.take_section("activations"), ACTIVATION_RANGE_TYPES, of_weights=False
-            ),
+            activations=_read_quantizers(section.take_section("activations"), ACTIVATION_RANGE_TYPES, of_weights=False),
             calibration_samples=default.calibration_samples if samples is None else samples,
             target_scopes=section.take_strings("target_scopes"),
             ignored_scopes=section.take_strings("ignored_scopes"),
@@ -53,9 +51,7 @@ def take_bits(section: Section) -> int:
     """Read ``bits`` and insist on 8: ONNX's QDQ form and OpenVINO's INT8 kernels know no other width."""
     bits = section.take_int("bits")
     if bits not in (None, 8):
-        raise section.error(
-            "bits", f"is {bits}, only 8 can be exported as INT8; write 8 or leave the key out"
-        )
+        raise section.error("bits", f"is {bits}, only 8 can be exported as INT8; write 8 or leave the key out")
     return 8
 
 

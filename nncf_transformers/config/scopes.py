@@ -115,21 +115,16 @@ def resolve_ignored_scopes(
     collect(config.activation_ignored_scopes, "activations.ignored_scopes", side="activations")
     if config.target_scopes:
         place = f"{config.place}.target_scopes" if config.place else "target_scopes"
-        wanted = {
-            target.node_name for scope in config.target_scopes for target in _match(scope, targets, place)
-        }
+        wanted = {target.node_name for scope in config.target_scopes for target in _match(scope, targets, place)}
         nodes |= quantized - wanted
     if quantized <= nodes:
         raise ConfigError(
-            f"{config.place or 'scopes'}: the scopes leave nothing to quantize in {type(model).__name__}; "
-            f"narrow them"
+            f"{config.place or 'scopes'}: the scopes leave nothing to quantize in {type(model).__name__}; narrow them"
         )
     return ResolvedScopes(_in_order(nodes, targets), tuple(warnings))
 
 
-def _targets(
-    model: "nn.Module", example_input: "Mapping[str, torch.Tensor]", legacy: bool
-) -> "list[ScopeTarget]":
+def _targets(model: "nn.Module", example_input: "Mapping[str, torch.Tensor]", legacy: bool) -> "list[ScopeTarget]":
     # torch and NNCF are needed from here on, and only from here on.
     from nncf_transformers.config.scope_names import legacy_targets, own_targets
     from nncf_transformers.config.trace import trace_operations
@@ -144,16 +139,13 @@ def _match(scope: str, targets: "Sequence[ScopeTarget]", place: str) -> "list[Sc
         try:
             pattern = re.compile(scope.removeprefix(REGEX_PREFIX))
         except re.error as error:
-            raise ConfigError(
-                f'{place}: "{scope}" is not a regular expression ({error}); correct it'
-            ) from None
+            raise ConfigError(f'{place}: "{scope}" is not a regular expression ({error}); correct it') from None
         found = [target for target in targets if any(map(pattern.search, target.names))]
     else:
         found = [target for target in targets if scope in target.names or scope in target.prefixes]
     if not found:
         raise ConfigError(
-            f'{place}: "{scope}" matches nothing in the model; the nearest valid scope is '
-            f'"{_nearest(scope, targets)}"'
+            f'{place}: "{scope}" matches nothing in the model; the nearest valid scope is "{_nearest(scope, targets)}"'
         )
     return found
 

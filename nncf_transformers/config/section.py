@@ -86,11 +86,7 @@ class Section:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self._wrong_type(key, value, "a number")
-        if (
-            not math.isfinite(value)
-            or (low is not None and value < low)
-            or (high is not None and value > high)
-        ):
+        if not math.isfinite(value) or (low is not None and value < low) or (high is not None and value > high):
             wanted = f"from {low:g} to {high:g}" if high is not None else f"of at least {low:g}"
             raise self.error(key, f"is {value:g}, must be a number {wanted}")
         return float(value)
@@ -115,9 +111,7 @@ class Section:
         """One of ``choices``, or ``None``."""
         value = self.take_string(key)
         if value is not None and value not in choices:
-            raise self.error(
-                key, f'is "{value}", must be one of {", ".join(choices)}{nearest(value, choices)}'
-            )
+            raise self.error(key, f'is "{value}", must be one of {", ".join(choices)}{nearest(value, choices)}')
         return value
 
     def take_strings(self, key: str) -> tuple[str, ...]:
@@ -142,9 +136,7 @@ class Section:
         """The objects under ``key``: a list of them, or a single one as a list of one."""
         value = self.take(key)
         if isinstance(value, list):
-            return [
-                Section(item, self.source, f"{self._join(key)}[{index}]") for index, item in enumerate(value)
-            ]
+            return [Section(item, self.source, f"{self._join(key)}[{index}]") for index, item in enumerate(value)]
         return [] if value is None else [Section(value, self.source, self._join(key))]
 
     def items(self) -> Iterator[tuple[str, "Section"]]:

@@ -28,9 +28,7 @@ def read_text(path: Path) -> str:
             f"{path} is not UTF-8 text (byte {error.start}): convert it, for example with iconv -t UTF-8"
         ) from error
     except OSError as error:
-        raise UsageError(
-            f"cannot read {path}: {error.strerror}; check the path and its permissions"
-        ) from error
+        raise UsageError(f"cannot read {path}: {error.strerror}; check the path and its permissions") from error
 
 
 def read_json(path: Path) -> Any:

@@ -31,9 +31,7 @@ def is_reachable(endpoint: str, timeout: float = 5.0) -> bool:
     return True
 
 
-def from_hub(
-    call: Callable[[], Result], config: ModuleType, offline_flag: str, what: str, remedy: str
-) -> Result:
+def from_hub(call: Callable[[], Result], config: ModuleType, offline_flag: str, what: str, remedy: str) -> Result:
     """Run a call that may fetch something from the hub.
 
     A library that finds no network first tries again and again, with a warning of several lines each time. So

@@ -28,17 +28,13 @@ UNLABELLED = -1
 def task_features(task: Task) -> datasets.Features:
     """Columns and types of the hub's version of a task."""
     columns: dict[str, Any] = {name: datasets.Value("string") for name in task.texts}
-    columns["label"] = (
-        datasets.ClassLabel(names=list(task.labels)) if task.labels else datasets.Value("float32")
-    )
+    columns["label"] = datasets.ClassLabel(names=list(task.labels)) if task.labels else datasets.Value("float32")
     if task.has_index:
         columns["idx"] = datasets.Value("int32")
     return datasets.Features(columns)
 
 
-def task_dataset(
-    task: Task, file: Path | None, split: str, *, cache_dir: str | Path | None = None
-) -> datasets.Dataset:
+def task_dataset(task: Task, file: Path | None, split: str, *, cache_dir: str | Path | None = None) -> datasets.Dataset:
     """One split of a task.
 
     Args:
@@ -114,9 +110,7 @@ def _read_columns(task: Task, file: Path, split: str, keep: Callable[[Row], bool
 def _match_headers(task: Task, file: Path, split: str, row: Row) -> dict[str, str | None]:
     """The header in the file for each column of the task; None for a label that a test file need not have."""
     wanted = {**task.texts, "label": task.label_headers}
-    found = {
-        name: next((header for header in headers if header in row), None) for name, headers in wanted.items()
-    }
+    found = {name: next((header for header in headers if header in row), None) for name, headers in wanted.items()}
     missing = [
         " or ".join(wanted[name])
         for name, header in found.items()
@@ -124,8 +118,7 @@ def _match_headers(task: Task, file: Path, split: str, row: Row) -> dict[str, st
     ]
     if missing:
         raise UsageError(
-            f"{file} lacks the column {', '.join(missing)} that {task.name} needs; "
-            f"it has {', '.join(row) or 'none'}"
+            f"{file} lacks the column {', '.join(missing)} that {task.name} needs; it has {', '.join(row) or 'none'}"
         )
     return found
 

@@ -45,9 +45,7 @@ def set_local_data(
         _local_data = None
         return
     needs = {"train": need_train, "validation": need_validation, "test": need_test}
-    _local_data = LocalData(
-        Path(directory).expanduser(), frozenset(name for name, need in needs.items() if need)
-    )
+    _local_data = LocalData(Path(directory).expanduser(), frozenset(name for name, need in needs.items() if need))
 
 
 def load_dataset(
@@ -98,9 +96,7 @@ def load_dataset(
         return as_streams(local) if options.get("streaming") else local
 
     def call() -> Any:
-        return datasets.load_dataset(
-            path, name, data_files=data_files, split=split, cache_dir=cache_dir, **options
-        )
+        return datasets.load_dataset(path, name, data_files=data_files, split=split, cache_dir=cache_dir, **options)
 
     if on_disk:
         return call()
@@ -137,9 +133,7 @@ def _load_files(
         nested = {one for one, paths in files.items() if any(is_nested_squad(Path(path)) for path in paths)}
 
     if not nested:
-        loaded = _original(
-            file_format, files, name, data_files=data_files, split=split, cache_dir=cache_dir, **options
-        )
+        loaded = _original(file_format, files, name, data_files=data_files, split=split, cache_dir=cache_dir, **options)
         _check_not_empty(loaded, files, split)
         return loaded
 
@@ -181,9 +175,7 @@ def _json_fault(path: Path, field: str | None) -> CompressionError | None:
     else:
         if field is None or (isinstance(value, dict) and field in value):
             return None
-        return UsageError(
-            f'{path} has no key "{field}": expected {{"{field}": [...]}} with one object per example'
-        )
+        return UsageError(f'{path} has no key "{field}": expected {{"{field}": [...]}} with one object per example')
     if field is not None:
         return fault
     # JSON Lines have a complete value on their first line; one document that spans lines has not.

@@ -112,9 +112,7 @@ def _task(path: str, name: str | None) -> Task:
         return xnli_task(name)
     if path in _GLUE:
         if name is None or name not in GLUE_TASKS:
-            raise UsageError(
-                f"--data_dir has no layout for the GLUE task {name!r}; it serves {', '.join(GLUE_TASKS)}"
-            )
+            raise UsageError(f"--data_dir has no layout for the GLUE task {name!r}; it serves {', '.join(GLUE_TASKS)}")
         return GLUE_TASKS[name]
     raise UsageError(
         f"--data_dir serves glue, xnli, squad and squad_v2, not the data set {path!r}: leave it out, "

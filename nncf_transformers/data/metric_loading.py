@@ -53,9 +53,7 @@ class Evaluate:
             return module.load(str(METRICS / name), *args, **options)
         if Path(path).exists():
             return module.load(path, *args, **options)
-        remedy = (
-            f"run once where the hub is in reach, or use one that needs none: {', '.join(shipped_metrics())}"
-        )
+        remedy = f"run once where the hub is in reach, or use one that needs none: {', '.join(shipped_metrics())}"
         return from_hub(
             lambda: module.load(path, *args, **options),
             module.config,

@@ -15,14 +15,10 @@ def squad_features() -> datasets.Features:
     """Columns and types of the public data set; an impossible question has no answers in it."""
     text = datasets.Value("string")
     answers = datasets.Sequence({"text": text, "answer_start": datasets.Value("int32")})
-    return datasets.Features(
-        {"id": text, "title": text, "context": text, "question": text, "answers": answers}
-    )
+    return datasets.Features({"id": text, "title": text, "context": text, "question": text, "answers": answers})
 
 
-def squad_dataset(
-    files: Sequence[Path], split: str, *, cache_dir: str | Path | None = None
-) -> datasets.Dataset:
+def squad_dataset(files: Sequence[Path], split: str, *, cache_dir: str | Path | None = None) -> datasets.Dataset:
     """The questions of one or more files in SQuAD's format, flattened, in order.
 
     Args:
@@ -46,8 +42,7 @@ def squad_dataset(
         "context": [example.context for example in examples],
         "question": [example.question for example in examples],
         "answers": [
-            {"text": list(example.answers), "answer_start": list(example.answer_starts)}
-            for example in examples
+            {"text": list(example.answers), "answer_start": list(example.answer_starts)} for example in examples
         ],
     }
     key = ["squad", *map(sha256_of, files)]

@@ -74,9 +74,7 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Row]]:
     value = read_json(path)
     rows = value.get("data") if isinstance(value, dict) else value
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UsageError(
-            f'{path} is not a table: expected a list of objects, {{"data": [...]}} or one object a line'
-        )
+        raise UsageError(f'{path} is not a table: expected a list of objects, {{"data": [...]}} or one object a line')
     yield from enumerate(map(_lower_keys, rows), start=1)
 
 

@@ -73,9 +73,7 @@ def quantize_backward(
     grad_input = torch.empty_like(input_)
     if layout is None or not is_flat(layout, input_, grad_input):
         range_terms, low_terms = _gradients(grad_output, input_, constants, alpha, grad_input, is_asymmetric)
-        grad_low = (
-            low_terms.sum_to_size(input_low.shape) if low_terms is not None else torch.empty_like(input_low)
-        )
+        grad_low = low_terms.sum_to_size(input_low.shape) if low_terms is not None else torch.empty_like(input_low)
         return grad_input, grad_low, range_terms.sum_to_size(input_range.shape)
 
     if not same_order(grad_output, input_):

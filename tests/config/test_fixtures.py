@@ -54,9 +54,7 @@ def load(name: str) -> tuple[QuantizationConfig, tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("name", QUANTIZING)
-def test_what_is_left_out_and_what_is_said(
-    name: str, make_model: MakeModel, example: dict[str, torch.Tensor]
-) -> None:
+def test_what_is_left_out_and_what_is_said(name: str, make_model: MakeModel, example: dict[str, torch.Tensor]) -> None:
     family, lost, _, file_warnings, scope_warnings = QUANTIZING[name]
     config, warnings = load(name)
     model = make_model(family)
@@ -77,9 +75,7 @@ def test_quantizers_are_those_that_the_file_asks_for(
     quantized = nncf.quantize(
         model,
         nncf.Dataset([example]),
-        ignored_scope=nncf.IgnoredScope(
-            names=list(resolve_ignored_scopes(config, model, example).node_names)
-        ),
+        ignored_scope=nncf.IgnoredScope(names=list(resolve_ignored_scopes(config, model, example).node_names)),
         **to_nncf_arguments(config),
     )
     modes = quantizer_modes(quantized)

@@ -218,17 +218,13 @@ def test_old_defaults_are_those_of_the_old_schema() -> None:
 
 @pytest.mark.parametrize("disabled, expected", [(True, "disable"), (False, "enable")])
 def test_the_older_name_of_overflow_fix(disabled: bool, expected: str) -> None:
-    settings, warnings = read(
-        {"compression": {"algorithm": "quantization", "disable_saturation_fix": disabled}}
-    )
+    settings, warnings = read({"compression": {"algorithm": "quantization", "disable_saturation_fix": disabled}})
     assert settings.overflow_fix == expected
     assert warnings == ()
 
 
 def test_percentiles_in_both_places() -> None:
-    newer, _ = read(
-        legacy(R[:-1], {"type": "percentile", "params": {"min_percentile": 0.01, "max_percentile": 99.99}})
-    )
+    newer, _ = read(legacy(R[:-1], {"type": "percentile", "params": {"min_percentile": 0.01, "max_percentile": 99.99}}))
     older, _ = read(legacy(R[:-1], {"type": "percentile", "min_percentile": 0.01, "max_percentile": 99.99}))
     assert newer == older
     assert newer.weights.range == newer.activations.range == RangeSettings("mean_percentile", 0.01, 99.99)
@@ -281,9 +277,7 @@ def test_compression_is_an_object_or_a_list() -> None:
 
 @pytest.mark.parametrize("name", ["movement_sparsity", "magnitude_sparsity", "knowledge_distillation"])
 def test_algorithms_to_come_are_named_as_such(name: str) -> None:
-    with pytest.raises(
-        ConfigError, match=rf'compression\[1\]\.algorithm: not supported yet by this version: "{name}"'
-    ):
+    with pytest.raises(ConfigError, match=rf'compression\[1\]\.algorithm: not supported yet by this version: "{name}"'):
         read({"compression": [legacy()["compression"], {"algorithm": name}]})
 
 

@@ -87,9 +87,7 @@ def test_range_types(kind: str, expected: Any) -> None:
 def test_percentiles_of_symmetric_quantizers_look_at_both_sides(values: dict[str, Any], upper: Any) -> None:
     percentiles = {"type": "mean_percentile", "min_percentile": 0.5, "max_percentile": 99}
     values = {**values, "activations": {**values.get("activations", {}), "range": percentiles}}
-    estimator = to_nncf_arguments(settings(**values))[
-        "advanced_parameters"
-    ].activations_range_estimator_params
+    estimator = to_nncf_arguments(settings(**values))["advanced_parameters"].activations_range_estimator_params
     assert estimator.max.statistics_type == upper
     assert estimator.min.quantile_outlier_prob == pytest.approx(0.005)
     assert estimator.max.quantile_outlier_prob == pytest.approx(0.01)

@@ -56,9 +56,7 @@ def test_nncf_quantizes_the_nodes_that_count_as_quantized(
     inert = [o.node_name for o in operations if o.node_name not in quantized and o.function not in MOVABLE]
     plain = quantizer_names(quantize(QuantizationConfig(), model, example))
     assert quantizer_names(quantize(QuantizationConfig(ignored_scopes=tuple(inert)), model, example)) == plain
-    products = [
-        o.node_name for o in operations if o.node_name in quantized and o.function in PRODUCT_FUNCTIONS
-    ]
+    products = [o.node_name for o in operations if o.node_name in quantized and o.function in PRODUCT_FUNCTIONS]
     fewer = quantizer_names(quantize(QuantizationConfig(ignored_scopes=tuple(products)), model, example))
     assert len(plain) - len(fewer) == 2 * len(products) == 4
 
@@ -77,19 +75,13 @@ def test_own_plain_scopes(attention: str, make_model: MakeModel, example: Exampl
     def nodes(scope: str) -> tuple[str, ...]:
         return ignored(model, example, scope, legacy=False).node_names
 
-    assert nodes("bert.encoder.layer.1.attention.self.query") == (
-        "bert/encoder/attention/self/query/linear/1",
-    )
-    assert nodes("bert/encoder/attention/self/query/linear/1") == (
-        "bert/encoder/attention/self/query/linear/1",
-    )
+    assert nodes("bert.encoder.layer.1.attention.self.query") == ("bert/encoder/attention/self/query/linear/1",)
+    assert nodes("bert/encoder/attention/self/query/linear/1") == ("bert/encoder/attention/self/query/linear/1",)
     assert nodes("bert.encoder.layer.1.output/add/0") == ("bert/encoder/output/add/1",)
     layer = nodes("bert.encoder.layer.0")
     assert all(name.startswith("bert/encoder/") for name in layer)
     assert {"bert/encoder/attention/self/query/linear/0", "bert/encoder/output/dense/linear/0"} <= set(layer)
-    assert not {"bert/encoder/attention/self/query/linear/1", "bert/encoder/output/dense/linear/1"} & set(
-        layer
-    )
+    assert not {"bert/encoder/attention/self/query/linear/1", "bert/encoder/output/dense/linear/1"} & set(layer)
     assert set(nodes("bert")) > set(layer)
 
 
@@ -184,9 +176,7 @@ LEGACY_BY_FAMILY = {
 
 
 @pytest.mark.parametrize("family, attention", [pair for pair in ATTENTIONS if pair[0] != "bert"])
-def test_legacy_scopes_of_every_family(
-    family: str, attention: str, make_model: MakeModel, example: Example
-) -> None:
+def test_legacy_scopes_of_every_family(family: str, attention: str, make_model: MakeModel, example: Example) -> None:
     scope, node = LEGACY_BY_FAMILY[family]
     assert ignored(make_model(family, attention), example, scope, legacy=True).node_names == (node,)
 
@@ -255,9 +245,7 @@ def test_target_scopes_leave_out_the_rest(make_model: MakeModel, example: Exampl
 def test_one_sided_legacy_scopes(make_model: MakeModel, example: Example) -> None:
     model = make_model()
     dense = r"{re}BertIntermediate\[intermediate\]/NNCFLinear\[dense\]/linear_0"
-    weights = QuantizationConfig(
-        place="f.json: compression", legacy_scopes=True, weight_ignored_scopes=(dense,)
-    )
+    weights = QuantizationConfig(place="f.json: compression", legacy_scopes=True, weight_ignored_scopes=(dense,))
     found = resolve_ignored_scopes(weights, model, example)
     assert found.node_names == (
         "bert/encoder/intermediate/dense/linear/0",
@@ -276,7 +264,5 @@ def test_one_sided_legacy_scopes(make_model: MakeModel, example: Example) -> Non
 
 def test_nothing_left_to_quantize_is_an_error(make_model: MakeModel, example: Example) -> None:
     config = QuantizationConfig(place="f.json: algorithms[0]", ignored_scopes=("{re}.*",))
-    with pytest.raises(
-        ConfigError, match=r"f\.json: algorithms\[0\]: the scopes leave nothing to quantize in Bert"
-    ):
+    with pytest.raises(ConfigError, match=r"f\.json: algorithms\[0\]: the scopes leave nothing to quantize in Bert"):
         resolve_ignored_scopes(config, make_model(), example)

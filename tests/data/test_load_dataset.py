@@ -98,9 +98,7 @@ def test_other_files_load_as_in_the_original(
     files = {"train": str(write(name, content)), "validation": str(write(f"dev-{name}", content))}
     kind = name.rpartition(".")[2]
     ours = load_dataset(kind, data_files=files, cache_dir=str(tmp_path / "one"), token=None, **options)
-    theirs = datasets.load_dataset(
-        kind, data_files=files, cache_dir=str(tmp_path / "two"), token=None, **options
-    )
+    theirs = datasets.load_dataset(kind, data_files=files, cache_dir=str(tmp_path / "two"), token=None, **options)
     assert set(ours) == set(theirs)
     for split in theirs:
         assert ours[split].features == theirs[split].features
@@ -137,9 +135,7 @@ def test_fingerprints_do_not_depend_on_process_or_place(write: Write, tmp_path: 
         "print(load_dataset('json', data_files=files, cache_dir=cache, split='train')._fingerprint)"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(sys.path)}
-    there = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
-    )
+    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert there.stdout.split()[-1] == here
 
 
@@ -177,9 +173,7 @@ def test_broken_flat_files(
 
 
 def test_missing_files_name_the_flag(tmp_path: Path) -> None:
-    with pytest.raises(
-        UsageError, match=r"validation file .*none\.json does not exist: check --validation_file"
-    ):
+    with pytest.raises(UsageError, match=r"validation file .*none\.json does not exist: check --validation_file"):
         load_dataset("json", data_files={"validation": str(tmp_path / "none.json")}, field="data")
     with pytest.raises(UsageError, match="is not a file"):
         load_dataset("csv", data_files=str(tmp_path))
@@ -193,9 +187,7 @@ def test_files_win_over_a_data_folder_and_say_so(
     assert "--data_dir" in caplog.text and "has no effect" in caplog.text
 
 
-def test_unreachable_hub_is_one_fast_line(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unreachable_hub_is_one_fast_line(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     start = time.monotonic()

@@ -119,9 +119,7 @@ def mnli_rows(*pairs: tuple[str, str, str]) -> list[tuple[Any, ...]]:
     return [header, *((i, 7, "(x)", one, two, "neutral", gold) for i, (one, two, gold) in enumerate(pairs))]
 
 
-def test_mnli_splits_labels_and_undecided_rows(
-    write: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_mnli_splits_labels_and_undecided_rows(write: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write("MNLI/train.tsv", mnli_rows(("a", "b", "contradiction"), ("c", "d", "-"), ("e", "f", "entailment")))
     write("MNLI/dev_matched.tsv", mnli_rows(("m", "m", "neutral")))
     write("MNLI/dev_mismatched.tsv", mnli_rows(("n", "n", "neutral")))
@@ -147,9 +145,7 @@ def test_mnli_needs_matched_and_mismatched(write: Write, tmp_path: Path) -> None
     for name in ("train", "dev"):
         write(f"{name}.tsv", mnli_rows(("a", "b", "neutral")))
     set_local_data(tmp_path, need_test=False)
-    with pytest.raises(
-        UsageError, match=r"expected dev_matched\.\{tsv,.*; dev\.tsv does not say which of the two"
-    ):
+    with pytest.raises(UsageError, match=r"expected dev_matched\.\{tsv,.*; dev\.tsv does not say which of the two"):
         load_dataset("nyu-mll/glue", "mnli")
 
 
@@ -162,8 +158,7 @@ def test_mnli_needs_matched_and_mismatched(write: Write, tmp_path: Path) -> None
         ("json", json.dumps([{"sentence1": s, "sentence2": t, "label": n} for s, t, n in ("ab1", "cd0")])),
         (
             "json",
-            '{"data": [{"sentence1":"a","sentence2":"b","label":1},'
-            '{"sentence1":"c","sentence2":"d","label":0}]}',
+            '{"data": [{"sentence1":"a","sentence2":"b","label":1},{"sentence1":"c","sentence2":"d","label":0}]}',
         ),
         (
             "json",
@@ -224,9 +219,7 @@ def test_xnli_distribution_of_2019(write: Write, tmp_path: Path) -> None:
     assert load_dataset("xnli", "en", split="validation")["premise"][:] == ["he"]
     with pytest.raises(UsageError, match="no examples in the language 'fr'"):
         load_dataset("xnli", "fr", split="validation")
-    with pytest.raises(
-        UsageError, match=r"no file for the train split of xnli \(fr\).*multinli\.train\.fr\.tsv"
-    ):
+    with pytest.raises(UsageError, match=r"no file for the train split of xnli \(fr\).*multinli\.train\.fr\.tsv"):
         load_dataset("xnli", "fr", split="train")
 
 
@@ -266,9 +259,7 @@ def test_what_a_run_needs_decides_what_may_be_missing(
 ) -> None:
     write("dev.tsv", [("sentence", "label"), ("fine", 1)])
     set_local_data(tmp_path, need_test=False)
-    with pytest.raises(
-        UsageError, match=r"no file for the train split of sst2 in .*: expected train\.\{tsv,csv"
-    ):
+    with pytest.raises(UsageError, match=r"no file for the train split of sst2 in .*: expected train\.\{tsv,csv"):
         load_dataset("glue", "sst2")
     set_local_data(tmp_path, need_test=False, need_train=False)
     with caplog.at_level(logging.INFO):
@@ -284,15 +275,11 @@ def test_mapping_an_empty_split_works(write: Write, tmp_path: Path) -> None:
     for name in ("train", "dev"):
         write(f"{name}.tsv", [("sentence", "label"), ("fine", 1)])
     set_local_data(tmp_path, need_test=False)
-    mapped = load_dataset("glue", "sst2").map(
-        lambda batch: {"n": [len(s) for s in batch["sentence"]]}, batched=True
-    )
+    mapped = load_dataset("glue", "sst2").map(lambda batch: {"n": [len(s) for s in batch["sentence"]]}, batched=True)
     assert mapped["train"]["n"][:] == [4] and len(mapped["test"]) == 0
 
 
-def test_rows_with_too_few_fields_are_counted(
-    write: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_rows_with_too_few_fields_are_counted(write: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write("train.tsv", [("sentence", "label"), ("fine", 1), ("cut",), ("dull", 0)])
     write("dev.tsv", [("sentence", "label"), ("fine", 1)])
     set_local_data(tmp_path, need_test=False)
@@ -338,9 +325,7 @@ def test_bad_tables(write: Write, tmp_path: Path, train: str, kind: type[Excepti
         ("train.json", '[{"sentence": "a", "lab', IntegrityError, "not valid JSON"),
     ],
 )
-def test_bad_json(
-    write: Write, tmp_path: Path, name: str, content: str, kind: type[Exception], message: str
-) -> None:
+def test_bad_json(write: Write, tmp_path: Path, name: str, content: str, kind: type[Exception], message: str) -> None:
     write(name, content)
     set_local_data(tmp_path, need_test=False)
     with pytest.raises(kind, match=message):

@@ -57,9 +57,7 @@ def test_squad_by_hand(prediction: str, truths: list[str], exact: float, f1: flo
 def test_squad_averages_over_all_references() -> None:
     references = [{"id": key, "answers": {"text": ["cat"], "answer_start": [0]}} for key in "abc"]
     predictions = [{"id": "a", "prediction_text": "cat"}, {"id": "b", "prediction_text": "a cat sat"}]
-    result = score(
-        "squad", predictions=[*predictions, {"id": "z", "prediction_text": "cat"}], references=references
-    )
+    result = score("squad", predictions=[*predictions, {"id": "z", "prediction_text": "cat"}], references=references)
     assert result == {"exact_match": 100.0 * 1 / 3, "f1": 100.0 * (1 + 2 * 0.5 / 1.5) / 3}
 
 
@@ -90,9 +88,7 @@ def test_f1_is_symmetric_and_bounded_by_equality(version: str) -> None:
 
 def test_squad_modules_normalise_alike() -> None:
     generator = random.Random(1)
-    modules = [
-        sys.modules[type(original.load(str(METRICS / name))).__module__] for name in ("squad", "squad_v2")
-    ]
+    modules = [sys.modules[type(original.load(str(METRICS / name))).__module__] for name in ("squad", "squad_v2")]
     for _ in range(200):
         text = words(generator)
         assert modules[0].normalize(text) == modules[1].normalize(text)
@@ -162,13 +158,9 @@ def test_squad_v2_agrees_with_the_official_formulas_in_transformers() -> None:
         assert ours["exact"] == 100.0 * squad_metrics.compute_exact(truth, prediction)
 
 
-@pytest.mark.parametrize(
-    "task", ["sst2", "mnli", "mnli_matched", "mnli_mismatched", "qnli", "rte", "wnli", "hans"]
-)
+@pytest.mark.parametrize("task", ["sst2", "mnli", "mnli_matched", "mnli_mismatched", "qnli", "rte", "wnli", "hans"])
 def test_glue_accuracy_tasks(task: str) -> None:
-    assert score("glue", task, predictions=[0, 1, 1], references=[0, 1, 0]) == {
-        "accuracy": float(np.float64(2) / 3)
-    }
+    assert score("glue", task, predictions=[0, 1, 1], references=[0, 1, 0]) == {"accuracy": float(np.float64(2) / 3)}
 
 
 @pytest.mark.parametrize("task", ["mrpc", "qqp"])
@@ -202,9 +194,7 @@ def test_xnli_accuracy_f1_mse() -> None:
     np.testing.assert_array_equal(each["f1"], [2 / 3, 2 / 3])
     assert score("mse", predictions=[1.0, 3.0], references=[1.0, 1.0]) == {"mse": 2.0}
     assert score("mse", predictions=[1.0, 3.0], references=[1.0, 1.0], squared=False) == {"mse": np.sqrt(2.0)}
-    pairs = score(
-        "mse", "multilist", predictions=[[1.0, 3.0]], references=[[1.0, 1.0]], multioutput="raw_values"
-    )
+    pairs = score("mse", "multilist", predictions=[[1.0, 3.0]], references=[[1.0, 1.0]], multioutput="raw_values")
     np.testing.assert_array_equal(pairs["mse"], [0.0, 4.0])
     both = score("accuracy", "multilabel", predictions=[[0, 1], [1, 1]], references=[[0, 1], [0, 1]])
     assert both == {"accuracy": 0.5}
@@ -233,9 +223,7 @@ def test_stand_in_loads_a_users_own_module(tmp_path: Path) -> None:
     own = tmp_path / "always_one"
     own.mkdir()
     source = (METRICS / "xnli" / "xnli.py").read_text(encoding="utf-8")
-    (own / "always_one.py").write_text(
-        source.replace("(predictions == references).mean()", "1"), encoding="utf-8"
-    )
+    (own / "always_one.py").write_text(source.replace("(predictions == references).mean()", "1"), encoding="utf-8")
     assert evaluate.load(str(own)).compute(predictions=[0], references=[1]) == {"accuracy": 1}
 
 

@@ -22,9 +22,7 @@ def test_reads_all_fields_in_order(write: Write) -> None:
 
 def test_impossible_questions_have_no_answers(write: Write) -> None:
     impossible = question("b", ("mat", 19), is_impossible=True)
-    examples = read_squad(
-        write("train.json", nested(question("a", ("cat", 4), is_impossible=False), impossible))
-    )
+    examples = read_squad(write("train.json", nested(question("a", ("cat", 4), is_impossible=False), impossible)))
     assert [example.is_impossible for example in examples] == [False, True]
     assert examples[1].answers == ()
 
@@ -36,9 +34,7 @@ def test_reads_flat_files_and_byte_order_marks(write: Write) -> None:
 
 
 def test_misplaced_answers_are_counted_and_kept(write: Write, caplog: pytest.LogCaptureFixture) -> None:
-    file = write(
-        "train.json", nested(question("a", ("cat", 4)), question("b", ("mat", 999)), question("c", ("x", 0)))
-    )
+    file = write("train.json", nested(question("a", ("cat", 4)), question("b", ("mat", 999)), question("c", ("x", 0))))
     with caplog.at_level(logging.WARNING):
         assert len(read_squad(file)) == 3
     assert [record.getMessage() for record in caplog.records] == [
@@ -70,9 +66,7 @@ def test_refuses_what_is_not_squad(write: Write, content: object, message: str) 
 def test_truncated_file_names_the_place(write: Write) -> None:
     whole = json.dumps(nested(question("a", ("cat", 4))), indent=1)
     file = write("train.json", whole[: len(whole) // 2])
-    with pytest.raises(
-        IntegrityError, match=r"train\.json is not valid JSON: .* at line \d+, column \d+; .*truncated"
-    ):
+    with pytest.raises(IntegrityError, match=r"train\.json is not valid JSON: .* at line \d+, column \d+; .*truncated"):
         read_squad(file)
 
 

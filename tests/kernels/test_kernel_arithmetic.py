@@ -48,18 +48,14 @@ def check(kernels, input_, grad, low, width, levels=256, level_low=-128, level_h
     assert output.shape == input_.shape and output.dtype == input_.dtype
     assert same(output, oracle.quantize_forward(input_, low, width, levels))
     for is_asymmetric in (True, False):
-        actual = kernels.quantize_backward(
-            grad, input_, low, width, levels, level_low, level_high, is_asymmetric
-        )
+        actual = kernels.quantize_backward(grad, input_, low, width, levels, level_low, level_high, is_asymmetric)
         expected = oracle.quantize_backward(grad, input_, low, width, levels, level_low, level_high)
         assert same(actual[0], expected[0])
         scale = max(1.0, grad.float().nan_to_num(0, 0, 0).abs().sum().item() ** 0.5)
         for ours, theirs in zip(actual[1:], expected[1:], strict=True):
             assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
             if is_asymmetric or ours is actual[2]:
-                torch.testing.assert_close(
-                    ours, theirs, rtol=tolerance, atol=tolerance * scale, equal_nan=True
-                )
+                torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -75,9 +71,7 @@ def test_levels(kernels, levels, level_low, level_high):
     check(kernels, *sample((40, 70), (40, 1), True), levels, level_low, level_high)
 
 
-@pytest.mark.parametrize(
-    "dtype, tolerance", [(torch.bfloat16, 2e-2), (torch.float16, 2e-3), (torch.float64, 1e-12)]
-)
+@pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 2e-2), (torch.float16, 2e-3), (torch.float64, 1e-12)])
 @pytest.mark.parametrize("shape, scale_shape", [((16, 40), (1,)), ((16, 40), (16, 1))])
 def test_other_types(kernels, dtype, tolerance, shape, scale_shape):
     check(kernels, *sample(shape, scale_shape, True, dtype), tolerance=tolerance)
@@ -87,9 +81,7 @@ def test_values_on_the_boundaries_and_between_two_levels(kernels):
     low, width = torch.tensor([-1.0]), torch.tensor([2.0])
     step = width.item() / 255
     high = (low + width).item()
-    input_ = torch.tensor(
-        [-1.0, high, 0.0, -0.0, step / 2, 1.5 * step, -step / 2, -1.0000001, 1.0000001, 5.0, -5.0]
-    )
+    input_ = torch.tensor([-1.0, high, 0.0, -0.0, step / 2, 1.5 * step, -step / 2, -1.0000001, 1.0000001, 5.0, -5.0])
     check(kernels, input_, torch.linspace(0.5, 1.5, len(input_)), low, width)
 
 
@@ -131,9 +123,7 @@ def test_memory_layouts(kernels, name, per_channel):
     _, grad, low, width = sample(tuple(input_.shape), scale_shape, False)
     check(kernels, input_, grad, low, width)
     check(kernels, input_, grad.flip(0), low, width)
-    check(
-        kernels, input_.contiguous(), torch.ones(()).expand(input_.shape), low, width
-    )  # the gradient of a sum
+    check(kernels, input_.contiguous(), torch.ones(()).expand(input_.shape), low, width)  # the gradient of a sum
     check(kernels, input_.contiguous(), grad.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0), low, width)
 
 

@@ -16,9 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def works(kernels):
     input_, low, width = torch.randn(50, 60), torch.tensor([-1.0]), torch.tensor([2.0])
-    forward = (
-        kernels.quantize_forward if isinstance(kernels, NativeKernels) else kernels.get("Quantize_forward")
-    )
+    forward = kernels.quantize_forward if isinstance(kernels, NativeKernels) else kernels.get("Quantize_forward")
     return torch.equal(forward(input_, low, width, 256), fallback.quantize_forward(input_, low, width, 256))
 
 
@@ -121,8 +119,6 @@ def test_two_processes_at_once(tmp_path):
 
 
 def test_nothing_is_compiled_on_import(tmp_path, monkeypatch):
-    code = (
-        "import subprocess; subprocess.run = None; subprocess.Popen = None; import nncf_transformers.kernels"
-    )
+    code = "import subprocess; subprocess.run = None; subprocess.Popen = None; import nncf_transformers.kernels"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, env={"HOME": str(tmp_path)})
     assert list(tmp_path.rglob("*.so")) == []

@@ -29,9 +29,7 @@ class ReferenceKernels:
     """NNCF's own formula in Python."""
 
     def get(self, name):
-        return {"Quantize_forward": torch_executor.forward, "Quantize_backward": torch_executor.backward}[
-            name
-        ]
+        return {"Quantize_forward": torch_executor.forward, "Quantize_backward": torch_executor.backward}[name]
 
 
 class Net(nn.Module):
@@ -49,9 +47,7 @@ class Net(nn.Module):
 def quantized():
     torch.manual_seed(0)
     ids = torch.randint(0, 20, (2, 8))
-    return nncf.quantize(
-        Net(), nncf.Dataset([ids]), model_type=nncf.ModelType.TRANSFORMER, subset_size=1
-    ), ids
+    return nncf.quantize(Net(), nncf.Dataset([ids]), model_type=nncf.ModelType.TRANSFORMER, subset_size=1), ids
 
 
 def test_nncf_asks_for_what_we_offer():
@@ -88,9 +84,7 @@ def gradients(model, ids):
     model.zero_grad()
     output = model(ids)
     output.square().sum().backward()
-    return output.detach(), {
-        name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None
-    }
+    return output.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 def test_model_trains_as_with_nncf(seam, quantized, monkeypatch):

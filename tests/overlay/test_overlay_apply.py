@@ -9,9 +9,7 @@ from fake_upstream import IMPORT, RUN_ONE, RUN_TWO, Project, copy_project
 
 
 def state(project: Project, pin: str = "v1") -> str:
-    return next(p for p in json.loads(project.run("status", "--json").out)["pins"] if p["pin"] == pin)[
-        "state"
-    ]
+    return next(p for p in json.loads(project.run("status", "--json").out)["pins"] if p["pin"] == pin)["state"]
 
 
 def test_apply_gives_the_locked_commit_and_only_the_checkout_paths(project: Project) -> None:
@@ -33,9 +31,7 @@ def test_apply_twice_says_nothing_to_do(applied: Project) -> None:
 def test_two_clones_give_the_same_commit_and_share_a_cache(tmp_path: Path, applied: Project) -> None:
     other = Project(copy_project(applied, tmp_path / "other").root, applied.cache, applied.upstream)
     shutil.rmtree(other.root / "build")
-    assert other.run("apply").out == applied.run("apply").out.replace(
-        "nothing to do, already applied", "applied"
-    )
+    assert other.run("apply").out == applied.run("apply").out.replace("nothing to do, already applied", "applied")
 
 
 def test_the_users_git_works_in_the_work_tree(applied: Project) -> None:
@@ -47,8 +43,7 @@ def test_the_users_git_works_in_the_work_tree(applied: Project) -> None:
 
 def test_configuration_and_environment_of_the_user_change_nothing(project: Project, tmp_path: Path) -> None:
     (tmp_path / ".gitconfig").write_text(
-        "[core]\nautocrlf = true\n[diff]\nnoprefix = true\n[format]\nsignature = "
-        "me\n[commit]\ngpgSign = true\n"
+        "[core]\nautocrlf = true\n[diff]\nnoprefix = true\n[format]\nsignature = me\n[commit]\ngpgSign = true\n"
     )
     env = {
         "HOME": str(tmp_path),
@@ -184,9 +179,7 @@ def test_a_moved_cache_is_followed(applied: Project, tmp_path: Path) -> None:
 
 def test_verify(project: Project) -> None:
     expected = json.loads((project.series / "series.lock.json").read_text())["applied"]
-    assert (
-        project.cli("verify").out == f"v1: 2 patches and 3 locked files verified, not applied: {expected}\n"
-    )
+    assert project.cli("verify").out == f"v1: 2 patches and 3 locked files verified, not applied: {expected}\n"
     project.run("apply")
     assert project.run("verify").out == f"v1: 2 patches and 3 locked files verified, applied: {expected}\n"
     project.edit(RUN_ONE, added="mine = call()\n")
@@ -214,9 +207,7 @@ class TestLocalTree:
     def test_apply_needs_no_fetch(self, project: Project) -> None:
         shutil.rmtree(project.cache)
         assert project.run("apply", "--pin", "local").code == 0
-        assert (project.root / "build/local/run_one.py").read_text() == (
-            project.root / "local/run_one.py"
-        ).read_text()
+        assert (project.root / "build/local/run_one.py").read_text() == (project.root / "local/run_one.py").read_text()
 
     def test_junk_and_modes_do_not_change_the_commit(self, project: Project) -> None:
         (project.root / "local/__pycache__").mkdir()

@@ -119,8 +119,7 @@ BAD_SERIES: dict[str, tuple[Callable[[Project], None], int, str]] = {
     "symbolic link": (
         lambda p: change(p.series / "02-two.patch", "index ", "new file mode 120000\nindex "),
         6,
-        "patches/v1/02-two.patch:9: 'new file mode 120000': renames, links and binary files are not "
-        "supported",
+        "patches/v1/02-two.patch:9: 'new file mode 120000': renames, links and binary files are not supported",
     ),
     "no series file": (
         lambda p: (p.series / "series").unlink(),
@@ -265,15 +264,10 @@ def test_no_pins_file(project: Project) -> None:
     (project.root / "pins.toml").unlink()
     done = project.cli("status")
     assert done.code == 2
-    assert (
-        done.err
-        == f"{PREFIX}{project.root}/pins.toml does not exist; give the project folder with --project\n"
-    )
+    assert done.err == f"{PREFIX}{project.root}/pins.toml does not exist; give the project folder with --project\n"
 
 
-@pytest.mark.parametrize(
-    "command", ["fetch", "apply", "revert", "status", "verify", "export", "lint", "lock"]
-)
+@pytest.mark.parametrize("command", ["fetch", "apply", "revert", "status", "verify", "export", "lint", "lock"])
 def test_unknown_pin(project: Project, command: str) -> None:
     done = project.run(command, "--pin", "v2")
     assert (done.code, done.out) == (2, "")
@@ -289,9 +283,7 @@ def test_unknown_pin_through_the_real_entry_point(project: Project) -> None:
 
 
 def test_usage_error() -> None:
-    done = subprocess.run(
-        [sys.executable, REPOSITORY / "apply_patch.py", "aply"], capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, REPOSITORY / "apply_patch.py", "aply"], capture_output=True, text=True)
     assert done.returncode == 2
     assert "invalid choice: 'aply'" in done.stderr
 
@@ -361,9 +353,7 @@ def test_disk_full_for_git(applied: Project) -> None:
         capture_output=True,
         text=True,
     )
-    assert (done.returncode, done.stderr.count("\n"), "Traceback" in done.stderr) == (1, 1, False), (
-        done.stderr
-    )
+    assert (done.returncode, done.stderr.count("\n"), "Traceback" in done.stderr) == (1, 1, False), done.stderr
     assert applied.run("status").out.startswith("v1 (default): fetched: ")
     assert applied.run("apply").code == 0
 

@@ -21,9 +21,7 @@ def test_edits_of_a_patched_file_go_to_its_patch(applied: Project) -> None:
     assert done.code == 0
     commit = applied.git("rev-parse", "HEAD")
     assert done.out == (
-        f"v1: exported 2 patches: {commit}\n"
-        "  wrote patches/v1/01-one.patch\n"
-        "  wrote patches/v1/series.lock.json\n"
+        f"v1: exported 2 patches: {commit}\n  wrote patches/v1/01-one.patch\n  wrote patches/v1/series.lock.json\n"
     )
     after = folder_content(applied.series)
     assert b"+    export(trainer)" in after["01-one.patch"]
@@ -138,8 +136,7 @@ def test_a_patch_is_dropped_only_when_asked(applied: Project) -> None:
     refused = applied.cli("export")
     assert refused.code == 3
     assert refused.err == (
-        "apply_patch.py: error: patches/v1/02-two.patch would become empty; if it shall go, add "
-        "--drop 02-two\n"
+        "apply_patch.py: error: patches/v1/02-two.patch would become empty; if it shall go, add --drop 02-two\n"
     )
     assert folder_content(applied.series) == before
     assert applied.run("export", "--drop", "02-two").code == 0
@@ -202,8 +199,7 @@ def test_nothing_to_export(project: Project) -> None:
     absent = project.cli("export")
     assert absent.code == 4
     assert absent.err == (
-        "apply_patch.py: error: build/v1 does not exist; run 'python apply_patch.py apply --pin "
-        "v1' and edit it\n"
+        "apply_patch.py: error: build/v1 does not exist; run 'python apply_patch.py apply --pin v1' and edit it\n"
     )
     project.run("apply")
     assert project.run("export").code == 4

@@ -83,8 +83,7 @@ def test_unreachable_source(unfetched: Project, source: str) -> None:
     assert done.code == 5
     assert done.err.startswith(f"apply_patch.py: error: cannot fetch pin v1 from {source}: fatal: ")
     assert done.err.endswith(
-        "; give a copy of upstream with --from URL|PATH or UPSTREAM_URL, or use the pin 'embedded' "
-        "(make demo)\n"
+        "; give a copy of upstream with --from URL|PATH or UPSTREAM_URL, or use the pin 'embedded' (make demo)\n"
     )
     assert done.err.count("\n") == 1
 

@@ -134,8 +134,7 @@ def test_git_killed_within_a_move(applied: Project) -> None:
         (applied.tree / ".git" / name).touch()
     status = applied.run("status", "--pin", "v1")
     assert status.out == (
-        "v1 (default): broken: a change was left half-way; "
-        "'python apply_patch.py apply --pin v1' completes it\n"
+        "v1 (default): broken: a change was left half-way; 'python apply_patch.py apply --pin v1' completes it\n"
     )
     again = applied.run("apply")
     assert again.err == "note: completed a change of build/v1 that an earlier run had left half-way\n"

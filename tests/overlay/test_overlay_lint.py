@@ -59,9 +59,7 @@ def test_imports_and_calls_are_no_logic(applied: Project, added: str) -> None:
 def test_logic(applied: Project, added: str, fault: str) -> None:
     finding, summary = lint_edit(applied, added)
     assert finding.startswith(f"{PATCH}:")
-    assert finding.endswith(
-        f": error: {fault}; keep logic in nncf_transformers, a patch only imports and calls"
-    )
+    assert finding.endswith(f": error: {fault}; keep logic in nncf_transformers, a patch only imports and calls")
     assert summary == "1 error, 0 warnings"
 
 
@@ -74,9 +72,7 @@ def test_trailing_whitespace_and_carriage_returns(applied: Project) -> None:
 
 def test_beside_check_min_version(applied: Project) -> None:
     finding, summary = lint_edit(applied, "call()\n", anchor='check_min_version("4.0.0")\n')
-    assert finding.endswith(
-        "warning: check_min_version is in this hunk and changes at every release; move the hunk"
-    )
+    assert finding.endswith("warning: check_min_version is in this hunk and changes at every release; move the hunk")
     assert summary == "0 errors, 1 warning"
     assert applied.run("lint").code == 0
 
@@ -126,9 +122,7 @@ def test_unlisted_patch(project: Project) -> None:
 
 def test_file_that_is_not_checked_out(project: Project) -> None:
     pins = project.root / "pins.toml"
-    narrowed = (
-        pins.read_text().replace(', "examples/two"]', "]").replace('two = "examples/two/run_two.py"\n', "")
-    )
+    narrowed = pins.read_text().replace(', "examples/two"]', "]").replace('two = "examples/two/run_two.py"\n', "")
     pins.write_text(narrowed)
     assert project.run("lint").out.splitlines()[0] == (
         "patches/v1: error: patches/v1/02-two.patch: examples/two/run_two.py is not under any 'checkout' "

@@ -43,9 +43,7 @@ class Squad(evaluate.Metric):
     """``evaluate.load("squad")``: percentages ``exact_match`` and ``f1`` over all references."""
 
     def _info(self) -> evaluate.MetricInfo:
-        answers = datasets.Sequence(
-            {"text": datasets.Value("string"), "answer_start": datasets.Value("int32")}
-        )
+        answers = datasets.Sequence({"text": datasets.Value("string"), "answer_start": datasets.Value("int32")})
         return evaluate.MetricInfo(
             description="Exact match and token F1 of SQuAD v1.1, in per cent.",
             citation="Rajpurkar et al., SQuAD: 100,000+ Questions for Machine Comprehension of Text, 2016",
@@ -61,9 +59,7 @@ class Squad(evaluate.Metric):
             ),
         )
 
-    def _compute(
-        self, predictions: list[dict[str, Any]], references: list[dict[str, Any]]
-    ) -> dict[str, float]:
+    def _compute(self, predictions: list[dict[str, Any]], references: list[dict[str, Any]]) -> dict[str, float]:
         predicted = {prediction["id"]: prediction["prediction_text"] for prediction in predictions}
         exact: float = 0
         f1: float = 0

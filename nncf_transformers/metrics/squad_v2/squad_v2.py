@@ -56,14 +56,9 @@ def raw_scores(predicted: dict[str, str], references: list[dict[str, Any]]) -> t
     return exact, f1
 
 
-def with_threshold(
-    scores: Scores, no_answer: Scores, has_answer: dict[str, bool], threshold: float
-) -> Scores:
+def with_threshold(scores: Scores, no_answer: Scores, has_answer: dict[str, bool], threshold: float) -> Scores:
     """Scores where a no-answer probability above the threshold counts as the answer "there is none"."""
-    return {
-        key: float(not has_answer[key]) if no_answer[key] > threshold else score
-        for key, score in scores.items()
-    }
+    return {key: float(not has_answer[key]) if no_answer[key] > threshold else score for key, score in scores.items()}
 
 
 def averages(exact: Scores, f1: Scores, keys: list[str], prefix: str = "") -> dict[str, float]:

@@ -1,0 +1,116 @@
+# The front door. `make help` says what each target does; each recipe is one command, printed before it runs.
+
+PYTHON ?= python3
+PIN    ?= v4.57
+MODEL  ?=
+DATA   ?=
+OUT    ?=
+EPOCHS ?=
+BATCH  ?=
+NPROC  ?= 1
+EXTRA  ?=
+TASK   ?= squad
+NAME   ?= unnamed
+
+VENV := .venv
+RUN  := $(VENV)/bin/python
+# Installed when this stamp is newer than the requirements: an interrupted installation leaves no stamp. The .pth file
+# lets the patched scripts find nncf_transformers, however they are started.
+READY := $(VENV)/.ready
+
+# NNCF and OpenVINO report their use over the network unless told not to.
+export OPENVINO_TELEMETRY_DISABLE ?= 1
+
+flags = --pin $(PIN) --nproc $(NPROC) $(if $(MODEL),--model $(MODEL)) $(if $(DATA),--data $(DATA)) \
+	$(if $(OUT),--out $(OUT)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BATCH),--batch $(BATCH)) \
+	$(if $(EXTRA),-- $(EXTRA))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup fetch apply revert status squad-fp32 squad-int8 xnli-fp32 xnli-int8 mnli-int8 sst2-int8 mrpc-int8 \
+	demo test lint format clean distclean bench-step bench-latency bench-apply measure readme
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "Variables: PIN MODEL DATA OUT EPOCHS BATCH NPROC EXTRA, for example"
+	@echo "  make squad-int8 MODEL=DIR DATA=DIR EPOCHS=1 EXTRA='--max_train_samples 1000'"
+
+setup: $(READY) ## make .venv and install the pinned requirements into it
+
+$(READY): requirements.txt requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 12) else "error: Python 3.11 or 3.12 is needed, this is %d.%d; run make PYTHON=python3.11" % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt -c requirements.lock
+	$(RUN) -c 'import pathlib, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "nncf-transformers-overlay.pth").write_text("$(CURDIR)\n")'
+	touch $@
+
+fetch: $(READY) ## fill the mirror of the pin's upstream (UPSTREAM_URL=URL-or-path for another source)
+	$(RUN) apply_patch.py fetch --pin $(PIN)
+
+apply: $(READY) ## check out the pin under build/ and apply its patches
+	$(RUN) apply_patch.py apply --pin $(PIN)
+
+revert: $(READY) ## take the patches off again
+	$(RUN) apply_patch.py revert --pin $(PIN)
+
+status: $(READY) ## say what is fetched, applied or changed
+	$(RUN) apply_patch.py status
+
+squad-fp32: $(READY) ## fine-tune the FP32 baseline on SQuAD
+	$(RUN) scripts/train.py squad $(flags)
+
+squad-int8: $(READY) ## quantization-aware training on SQuAD, evaluation, export to ONNX and OpenVINO
+	$(RUN) scripts/train.py squad --int8 $(flags)
+
+xnli-fp32: $(READY) ## fine-tune the FP32 baseline on XNLI (zh)
+	$(RUN) scripts/train.py xnli $(flags)
+
+xnli-int8: $(READY) ## the same for XNLI (zh)
+	$(RUN) scripts/train.py xnli --int8 $(flags)
+
+mnli-int8: $(READY) ## the same for MNLI with RoBERTa-large
+	$(RUN) scripts/train.py mnli --int8 $(flags)
+
+sst2-int8: $(READY) ## the same for SST-2 with DistilBERT
+	$(RUN) scripts/train.py sst2 --int8 $(flags)
+
+mrpc-int8: $(READY) ## the same for MRPC with BERT-base
+	$(RUN) scripts/train.py mrpc --int8 $(flags)
+
+demo: $(READY) ## the whole way on a small model and generated data, offline, in a few minutes
+	$(RUN) scripts/demo.py
+
+measure: $(READY) ## FP32, PTQ and QAT on local data: make measure TASK=squad NAME=... MODEL=DIR DATA=DIR
+	$(RUN) benchmarks/measure.py $(TASK) --name $(NAME) --pin $(PIN) --model $(MODEL) --data $(DATA) -- $(EXTRA)
+
+readme: $(READY) ## render the tables in README.md from benchmarks/measured and benchmarks/published.toml
+	$(RUN) benchmarks/render.py
+
+bench-step: $(READY) ## time of a QAT step against an FP32 step
+	$(RUN) benchmarks/bench_step.py --json benchmarks/measured/bench-step.json $(EXTRA)
+
+bench-latency: $(READY) ## latency and size of INT8 against FP32 in OpenVINO and ONNX Runtime
+	$(RUN) benchmarks/bench_latency.py --json benchmarks/measured/bench-latency.json $(EXTRA)
+
+bench-apply: $(READY) ## time of a warm apply and of apply_patch.py --help
+	$(RUN) benchmarks/bench_apply.py $(EXTRA)
+
+test: $(READY) ## linters, types and all tests
+	$(MAKE) --no-print-directory lint
+	$(RUN) -m pytest
+
+lint: $(READY) ## check style, types and patches; changes nothing
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(RUN) apply_patch.py lint
+
+format: $(READY) ## mend what the linters can mend
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean: ## remove build/ and caches; .venv, runs/ and the mirror in the user's cache stay
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache
+
+distclean: clean ## remove .venv and runs/, too
+	rm -rf $(VENV) runs

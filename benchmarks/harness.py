@@ -1,0 +1,209 @@
+"""What the demo and the measurements share: run a patched script, then judge its results in every runtime."""
+
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("torch", "transformers", "datasets", "nncf", "openvino", "onnx", "onnxruntime")
+RUNTIMES = ("torch", "ONNX Runtime", "OpenVINO")
+# Lines of a script's output that tell how far it is: steps with their loss, and what was quantized or exported.
+_PROGRESS = re.compile(r"step \d+/\d+.*|'loss': [^,]+|compressed .*|parity .*|wrote .*")
+# Runs a model over a data set; returns its metrics and its answers.
+Scorer = Callable[[Any], tuple[dict[str, float], list[Any]]]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One model to judge: FP32, or INT8 by one method."""
+
+    name: str
+    checkpoint: Path
+
+    @property
+    def onnx(self) -> Path:
+        return self.checkpoint.with_suffix(".onnx")
+
+    @property
+    def openvino(self) -> Path:
+        return self.checkpoint.with_name(f"{self.checkpoint.name}-openvino")
+
+
+def run(command: Sequence[str | Path], log: Path) -> float:
+    """Run a command from the project's root; return the seconds it took.
+
+    All of its output goes to ``log``; the lines that tell its progress are shown too. A failure shows the end of the
+    output, and ends this program with the command's own exit code.
+    """
+    words = [str(word) for word in command]
+    print(f"+ {shlex.join(words)}\n  output: {log}", flush=True)
+    environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
+    log.parent.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    with (
+        log.open("w", encoding="utf-8") as output,
+        subprocess.Popen(
+            words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, cwd=ROOT, text=True
+        ) as process,
+    ):
+        assert process.stdout is not None
+        for line in process.stdout:
+            output.write(line)
+            output.flush()
+            if match := _PROGRESS.search(line):
+                print(f"  {time.perf_counter() - start:5.0f} s  {match[0].strip()}", flush=True)
+    if process.returncode:
+        tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
+        print("\n".join(tail), f"error: the command above failed; its output is in {log}", sep="\n", file=sys.stderr)
+        raise SystemExit(process.returncode)
+    return time.perf_counter() - start
+
+
+def judge(variants: Sequence[Variant], head: Any, scorer: Scorer, latency_length: int) -> dict[str, Any]:
+    """Measure every variant in every runtime.
+
+    Args:
+        variants: the first is the one that the others are compared with.
+        head: the ``AutoModelFor…`` class of the checkpoints.
+        scorer: gives a runtime's metrics and answers.
+        latency_length: tokens of the one sequence that latency is measured with.
+
+    Returns:
+        By variant: ``metrics`` by runtime (percent), ``same_as_first`` (percent of equal answers in torch),
+        ``size_mb`` and ``latency_ms`` by runtime, the sizes being those of the ONNX file and of the IR's weights.
+    """
+    from nncf_transformers.compression import load_model
+    from nncf_transformers.evaluation import latency_ms
+    from nncf_transformers.inputs import synthetic_inputs
+    from nncf_transformers.runtimes import onnx_runtime, openvino_runtime, torch_runtime
+
+    results: dict[str, Any] = {}
+    timed: dict[str, dict[str, Any]] = {name: {} for name in RUNTIMES}
+    first: list[Any] = []
+    for variant in variants:
+        model = load_model(head, variant.checkpoint).eval()
+        runtimes = {
+            "torch": torch_runtime(model),
+            "ONNX Runtime": onnx_runtime(variant.onnx),
+            "OpenVINO": openvino_runtime(variant.openvino / "openvino_model.xml"),
+        }
+        metrics, answers = {}, {}
+        for name, runtime in runtimes.items():
+            print(f"  {variant.name} in {name} …", flush=True)
+            metrics[name], answers[name] = scorer(runtime)
+            timed[name][variant.name] = runtime
+        first = first or answers["torch"]
+        same = sum(a == b for a, b in zip(first, answers["torch"], strict=True))
+        results[variant.name] = {
+            "metrics": metrics,
+            "same_as_first": round(100 * same / len(first), 2),
+            "size_mb": {
+                "torch": _mb(variant.checkpoint / "model.safetensors"),
+                "ONNX Runtime": _mb(variant.onnx),
+                "OpenVINO": _mb(variant.openvino / "openvino_model.bin"),
+            },
+            "latency_ms": {},
+        }
+    row = {name: tensor.numpy() for name, tensor in synthetic_inputs(model, 1, latency_length).items()}
+    row["attention_mask"].fill(1)
+    for name, by_variant in timed.items():
+        for label, milliseconds in latency_ms(by_variant, row).items():
+            results[label]["latency_ms"][name] = round(milliseconds, 2)
+    return results
+
+
+def squad_scorer(tokenizer: Any, file: Path, max_seq_length: int) -> Scorer:
+    """Score F1 and exact match, in percent, on a file in SQuAD's format."""
+    from nncf_transformers.data import evaluate, read_squad
+    from nncf_transformers.evaluation import squad_predictions
+
+    examples = read_squad(file)
+    metric = evaluate.load("squad")
+    references = [
+        {"id": e.id, "answers": {"text": list(e.answers), "answer_start": list(e.answer_starts)}} for e in examples
+    ]
+    questions = [{"id": e.id, "question": e.question, "context": e.context} for e in examples]
+
+    def score(runtime: Any) -> tuple[dict[str, float], list[Any]]:
+        # The published proportion: windows of 384 tokens that overlap by 128.
+        stride = max_seq_length // 3
+        answers = squad_predictions(runtime, tokenizer, questions, max_seq_length=max_seq_length, doc_stride=stride)
+        predictions = [{"id": i, "prediction_text": text} for i, text in answers.items()]
+        scores = metric.compute(predictions=predictions, references=references)
+        return {name: float(scores[name]) for name in ("f1", "exact_match")}, list(answers.values())
+
+    return score
+
+
+def class_scorer(tokenizer: Any, dataset: Any, columns: Sequence[str], max_seq_length: int) -> Scorer:
+    """Score accuracy, in percent, on a data set with ``columns`` of text and integer labels."""
+    from nncf_transformers.evaluation import class_predictions
+
+    texts = list(zip(*(dataset[column] for column in columns), strict=True))
+    labels = list(dataset["label"])
+
+    def score(runtime: Any) -> tuple[dict[str, float], list[Any]]:
+        answers = class_predictions(runtime, tokenizer, texts, max_seq_length=max_seq_length)
+        correct = sum(answer == label for answer, label in zip(answers, labels, strict=True))
+        return {"accuracy": 100 * correct / len(labels)}, answers
+
+    return score
+
+
+def circumstances(pin: str, data: dict[str, Path], seed: int) -> dict[str, Any]:
+    """Everything that a figure needs to be reproduced: pin, commit, versions, seed, data and machine."""
+    from nncf_transformers.data import sha256_of
+
+    pins = tomllib.loads((ROOT / "pins.toml").read_text(encoding="utf-8"))
+    status = subprocess.run(
+        [sys.executable, "apply_patch.py", "status", "--pin", pin, "--json"], cwd=ROOT, capture_output=True, text=True
+    )
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT / "build" / pin, capture_output=True, text=True)
+    ours = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    return {
+        "pin": pin,
+        "upstream_commit": pins["pins"][pin]["commit"],
+        "patched_commit": head.stdout.strip(),
+        "status": json.loads(status.stdout)["pins"] if status.returncode == 0 else status.stderr.strip(),
+        "overlay_commit": ours.stdout.strip(),
+        "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "seed": seed,
+        "data": {name: {"file": path.name, "sha256": sha256_of(path)} for name, path in data.items()},
+        "machine": {"processor": _processor(), "cores": os.cpu_count(), "system": platform.system()},
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def table(results: dict[str, Any], metric_names: Sequence[str]) -> str:
+    """Render the results as a Markdown table, one line a variant and runtime."""
+    head = ["model", "runtime", *metric_names, "size MB", "latency ms"]
+    lines = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
+    for label, result in results.items():
+        for name in RUNTIMES:
+            scores = [f"{result['metrics'][name][metric]:.2f}" for metric in metric_names]
+            size, latency = result["size_mb"][name], result["latency_ms"][name]
+            lines.append([label, name, *scores, f"{size:.1f}", f"{latency:.1f}"])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _mb(path: Path) -> float:
+    return round(path.stat().st_size / 1e6, 2)
+
+
+def _processor() -> str:
+    """The processor's name; Linux tells it in /proc only."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"

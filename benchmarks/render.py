@@ -1,0 +1,101 @@
+#!/usr/bin/env python
+"""Render benchmarks/published.toml and benchmarks/measured/*.json into README.md, between its markers.
+
+python benchmarks/render.py            # rewrite the README
+python benchmarks/render.py --check    # exit 1 if that would change it
+"""
+
+import json
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.harness import table  # noqa: E402
+
+README = ROOT / "README.md"
+MEASURED = ROOT / "benchmarks" / "measured"
+# Records of benchmarks, as their --json writes them; all others are of measure.py.
+BENCHES = ("bench-step", "bench-latency")
+
+
+def main() -> int:
+    """Rewrite the README's tables, or check them."""
+    before = README.read_text(encoding="utf-8")
+    after = render(before, {"published": published(), "measured": measured(), "bench": bench()})
+    if "--check" in sys.argv[1:]:
+        if before != after:
+            print("error: README.md: its tables are not those of benchmarks/; run `make readme`", file=sys.stderr)
+        return int(before != after)
+    README.write_text(after, encoding="utf-8")
+    return 0
+
+
+def render(text: str, blocks: dict[str, str]) -> str:
+    """Replace what stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` by the block of that name."""
+    for name, block in blocks.items():
+        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        head, rest = text.split(start, 1)
+        text = f"{head}{start}\n\n{block}\n\n{end}{rest.split(end, 1)[1]}"
+    return text
+
+
+def published() -> str:
+    """The figures to reproduce, one line a task."""
+    tasks = tomllib.loads((ROOT / "benchmarks" / "published.toml").read_text(encoding="utf-8"))
+    lines = ["| make target | what | metric | FP32 | INT8 |", "| --- | --- | --- | ---: | ---: |"]
+    for name, task in tasks.items():
+        figures = task["published"]
+        metrics = " / ".join(figures["fp32"])
+        fp32, int8 = (" / ".join(str(v) for v in figures[kind].values()) for kind in ("fp32", "int8"))
+        lines.append(f"| `{name}-int8` | {task['title']} | {metrics} | {fp32} | {int8} |")
+    return "\n".join(lines)
+
+
+def measured() -> str:
+    """One section a record, oldest first."""
+    records = [json.loads(p.read_text(encoding="utf-8")) for p in MEASURED.glob("*.json") if p.stem not in BENCHES]
+    return "\n\n".join(_section(r) for r in sorted(records, key=lambda r: (r["date"], r["name"])))
+
+
+def bench() -> str:
+    """The ratios of the benchmarks, one line each."""
+    step, latency = (json.loads((MEASURED / f"{name}.json").read_text(encoding="utf-8")) for name in BENCHES)
+    lines = ["| what | MiniLM-L6 | BERT-base |", "| --- | ---: | ---: |"]
+    shapes = ("minilm", "bert-base")
+    ratios = [f"{step[shape]['ratio']:.2f} ×" for shape in shapes]
+    lines.append(f"| QAT step, as a multiple of the FP32 step (16 × 192 and 4 × 128 tokens) | {' | '.join(ratios)} |")
+    for key, title in (
+        ("OpenVINO time", "OpenVINO latency, INT8 / FP32 (1 × 384)"),
+        ("ONNX Runtime time", "ONNX Runtime latency, INT8 / FP32 (1 × 384)"),
+        ("OpenVINO size", "IR size, INT8 / FP32"),
+        ("ONNX size", "ONNX size, INT8 / FP32"),
+    ):
+        ratios = [f"{latency[shape][f'int8 / fp32 {key}']:.2f} ×" for shape in shapes]
+        lines.append(f"| {title} | {' | '.join(ratios)} |")
+    return "\n".join(lines)
+
+
+def _section(record: dict[str, Any]) -> str:
+    data = ", ".join(f"{v['file']} (sha256 {v['sha256'][:12]}…)" for v in record["data"].values())
+    versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items())
+    seconds = ", ".join(f"{k} {v:.0f} s" for k, v in record["seconds"].items())
+    results = record["results"]
+    same = ", ".join(f"{k} {v['same_as_first']:.1f} %" for k, v in results.items() if k != "FP32")
+    return "\n\n".join(
+        (
+            f"**{record['title']}**",
+            table(results, list(results["FP32"]["metrics"]["torch"])),
+            f"Answers equal to those of FP32: {same}. Pin {record['pin']} ({record['upstream_commit'][:10]}), "
+            f"seed {record['seed']}, {data}. {record['machine']['processor']}, {record['machine']['cores']} cores; "
+            f"runs took {seconds}. {versions}. Arguments: `{' '.join(record['arguments'])}`; all of it is in "
+            f"`benchmarks/measured/{record['name']}.json`.",
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
