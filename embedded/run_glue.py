@@ -81,19 +81,13 @@ class DataTrainingArguments:
         if self.task_name is not None:
             self.task_name = self.task_name.lower()
             if self.task_name not in task_to_keys:
-                raise InputError(
-                    f"--task_name {self.task_name} is unknown; choose from {', '.join(task_to_keys)}"
-                )
+                raise InputError(f"--task_name {self.task_name} is unknown; choose from {', '.join(task_to_keys)}")
         elif self.dataset_name is None:
             if self.train_file is None or self.validation_file is None:
-                raise InputError(
-                    "no data: give --task_name, --dataset_name, or --train_file and --validation_file"
-                )
+                raise InputError("no data: give --task_name, --dataset_name, or --train_file and --validation_file")
             extensions = {name.rsplit(".", 1)[-1] for name in self.files().values()}
             if len(extensions) > 1 or not extensions <= {"csv", "json"}:
-                raise InputError(
-                    "--train_file, --validation_file and --test_file must be all csv or all json"
-                )
+                raise InputError("--train_file, --validation_file and --test_file must be all csv or all json")
 
     def files(self) -> dict[str, str]:
         """Return the data files that were given, by split."""
@@ -254,9 +248,7 @@ def main():
         texts = [examples[key] for key in (sentence1_key, sentence2_key) if key is not None]
         result = tokenizer(*texts, padding=padding, max_length=max_seq_length, truncation=True)
         if label_to_id is not None and "label" in examples:
-            result["label"] = [
-                label_to_id.get(label, -1) for label in examples["label"]
-            ]  # tests have no labels
+            result["label"] = [label_to_id.get(label, -1) for label in examples["label"]]  # tests have no labels
         return result
 
     with training_args.main_process_first(desc="dataset map pre-processing"):
@@ -290,9 +282,7 @@ def main():
     if data_args.pad_to_max_length:
         data_collator = default_data_collator
     else:
-        data_collator = DataCollatorWithPadding(
-            tokenizer, pad_to_multiple_of=8 if training_args.fp16 else None
-        )
+        data_collator = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8 if training_args.fp16 else None)
 
     # Initialize our Trainer
     trainer = Trainer(
@@ -322,9 +312,7 @@ def main():
         if task == "mnli":
             mismatched = raw_datasets["validation_mismatched"]
             mismatched = mismatched.select(range(min(len(mismatched), len(eval_dataset))))
-            metrics.update(
-                {f"{key}_mm": value for key, value in trainer.evaluate(eval_dataset=mismatched).items()}
-            )
+            metrics.update({f"{key}_mm": value for key, value in trainer.evaluate(eval_dataset=mismatched).items()})
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
 

@@ -109,9 +109,7 @@ def make_windows(args: argparse.Namespace, tokenizer, example: Example) -> list[
     special_tokens = tokenizer.num_special_tokens_to_add(pair=True)
     room = args.max_seq_length - len(question["input_ids"]) - special_tokens
     if room < 1:
-        raise InputError(
-            f"--max_seq_length {args.max_seq_length} leaves no room beside question {example.qid}"
-        )
+        raise InputError(f"--max_seq_length {args.max_seq_length} leaves no room beside question {example.qid}")
     rows = tokenizer(
         example.question[:kept_characters],
         example.context,
@@ -125,9 +123,7 @@ def make_windows(args: argparse.Namespace, tokenizer, example: Example) -> list[
     )
     windows = []
     for row, spans in enumerate(rows["offset_mapping"]):
-        offsets = [
-            span if part == 1 else None for span, part in zip(spans, rows.sequence_ids(row), strict=True)
-        ]
+        offsets = [span if part == 1 else None for span, part in zip(spans, rows.sequence_ids(row), strict=True)]
         inputs = (rows[name][row] for name in ("input_ids", "attention_mask", "token_type_ids"))
         windows.append(Window(*inputs, offsets))
     return windows
@@ -184,9 +180,7 @@ def is_main_process(args: argparse.Namespace) -> bool:
     return args.local_rank == -1 or torch.distributed.get_rank() == 0
 
 
-def save_checkpoint(
-    args: argparse.Namespace, model, tokenizer, optimizer, scheduler, global_step: int
-) -> None:
+def save_checkpoint(args: argparse.Namespace, model, tokenizer, optimizer, scheduler, global_step: int) -> None:
     """Write checkpoint-N: the model and what is needed to continue."""
     folder = Path(args.output_dir, f"checkpoint-{global_step}")
     getattr(model, "module", model).save_pretrained(folder)
@@ -304,9 +298,7 @@ def n_best_spans(args: argparse.Namespace, start_logits, end_logits, offsets) ->
     return spans
 
 
-def pick_answer(
-    args: argparse.Namespace, example: Example, outputs: list[tuple]
-) -> tuple[str, list[dict], float]:
+def pick_answer(args: argparse.Namespace, example: Example, outputs: list[tuple]) -> tuple[str, list[dict], float]:
     """Choose among the spans of all windows of a question.
 
     Args:
@@ -451,9 +443,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--eval_all_checkpoints", action="store_true", help="evaluate each checkpoint-N of --output_dir too")
     add("--no_cuda", action="store_true", help="stay on the CPU")
     add("--overwrite_output_dir", action="store_true", help="train into a folder that is not empty")
-    add(
-        "--overwrite_cache", action="store_true", help="accepted as upstream does, but nothing is cached here"
-    )
+    add("--overwrite_cache", action="store_true", help="accepted as upstream does, but nothing is cached here")
     add("--seed", type=int, default=42, help="seed of all random numbers")
     add("--local_rank", type=int, default=-1, help="set by the launcher of distributed training")
     add("--threads", type=int, default=1, help="processes that tokenize")
@@ -504,9 +494,7 @@ def main():
     tokenizer = AutoTokenizer.from_pretrained(
         args.tokenizer_name or args.model_name_or_path, do_lower_case=args.do_lower_case, cache_dir=cache_dir
     )
-    model = AutoModelForQuestionAnswering.from_pretrained(
-        args.model_name_or_path, config=config, cache_dir=cache_dir
-    )
+    model = AutoModelForQuestionAnswering.from_pretrained(args.model_name_or_path, config=config, cache_dir=cache_dir)
     model.to(args.device)
     logger.info("Training/evaluation parameters %s", args)
 

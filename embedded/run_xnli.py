@@ -89,9 +89,7 @@ def find_last_checkpoint(training_args: TrainingArguments) -> str | None:
     return checkpoint
 
 
-def load_splits(
-    data_args: DataTrainingArguments, model_args: ModelArguments, training_args: TrainingArguments
-) -> dict:
+def load_splits(data_args: DataTrainingArguments, model_args: ModelArguments, training_args: TrainingArguments) -> dict:
     """Return the data of what is to be done, by "train", "eval" and "predict"."""
     language = model_args.language
     wanted = {
@@ -179,9 +177,7 @@ def main():
 
     with training_args.main_process_first(desc="dataset map pre-processing"):
         datasets = {
-            part: dataset.map(
-                preprocess_function, batched=True, load_from_cache_file=not data_args.overwrite_cache
-            )
+            part: dataset.map(preprocess_function, batched=True, load_from_cache_file=not data_args.overwrite_cache)
             for part, dataset in datasets.items()
         }
 
@@ -195,9 +191,7 @@ def main():
     if data_args.pad_to_max_length:
         data_collator = default_data_collator
     else:
-        data_collator = DataCollatorWithPadding(
-            tokenizer, pad_to_multiple_of=8 if training_args.fp16 else None
-        )
+        data_collator = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8 if training_args.fp16 else None)
 
     # Initialize our Trainer
     trainer = Trainer(
