@@ -34,6 +34,9 @@ from nncf_transformers.kernels import use_fast_kernels
 
 logger = logging.getLogger(__name__)
 
+# Where from_pretrained says which weights it did not use.
+LOADING_LOGGER = logging.getLogger("transformers.modeling_utils")
+
 # The attribute under which a compressed model carries its Compression.
 _ATTRIBUTE = "nncf_compression"
 
@@ -155,9 +158,21 @@ def load_model(auto_class: Any, folder: str | os.PathLike[str], *args: Any, **kw
     # Asked first, for from_pretrained would report a damaged checkpoint in its own words.
     if os.path.isdir(folder):
         checkpoint.is_compressed(folder)
-    model = auto_class.from_pretrained(folder, *args, **kwargs)
+    LOADING_LOGGER.addFilter(without_quantizers)
+    try:
+        model = auto_class.from_pretrained(folder, *args, **kwargs)
+    finally:
+        LOADING_LOGGER.removeFilter(without_quantizers)
     restore_if_compressed(model, folder)
     return model
+
+
+def without_quantizers(record: logging.LogRecord) -> bool:
+    """Filter out the warning of ``from_pretrained`` that lists every quantizer parameter as of no use.
+
+    For where :func:`restore_if_compressed` follows, which loads them or refuses the checkpoint.
+    """
+    return checkpoint.HOOK_PREFIX not in record.getMessage()
 
 
 def restore_if_compressed(model: nn.Module, name: str | os.PathLike[str]) -> None:

@@ -16,8 +16,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from nncf_transformers import excepthook
-from nncf_transformers.checkpoint import HOOK_PREFIX
-from nncf_transformers.compression import Compression, load_model
+from nncf_transformers.compression import LOADING_LOGGER, Compression, load_model, without_quantizers
 from nncf_transformers.data import evaluate, load_dataset
 from nncf_transformers.errors import UsageError
 from nncf_transformers.export import export_model as _export_model
@@ -41,9 +40,8 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 excepthook.install()
-# from_pretrained lists every quantizer parameter as a weight it has no use for; the Trainer and the class below load
-# them right after that, or refuse the checkpoint.
-logging.getLogger("transformers.modeling_utils").addFilter(lambda record: HOOK_PREFIX not in record.getMessage())
+# The scripts load a model and hand it to the Trainer, which restores its quantizers.
+LOADING_LOGGER.addFilter(without_quantizers)
 
 
 class AutoModelForQuestionAnswering:

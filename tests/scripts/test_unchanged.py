@@ -17,10 +17,17 @@ NOISE = ("runtime", "per_second", "time", "total_flos")
 
 @pytest.fixture(scope="session")
 def offline(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder to run in: evaluate and datasets look there first, so even unpatched scripts need no network."""
+    """A folder to run in: with its data sets and cached metrics even unpatched scripts need no network."""
     folder = tmp_path_factory.mktemp("offline")
+    # Where evaluate keeps the metrics that it has downloaded once.
+    metrics = folder / "modules" / "evaluate_modules" / "metrics"
     for name in ("squad", "glue", "accuracy", "xnli"):
-        shutil.copytree(ROOT / "nncf_transformers" / "metrics" / name, folder / name)
+        cached = metrics / f"evaluate-metric--{name}" / ("0" * 64)
+        shutil.copytree(ROOT / "nncf_transformers" / "metrics" / name, cached)
+        for package in (cached, cached.parent):
+            (package / "__init__.py").touch()
+    for package in (metrics, metrics.parent):
+        (package / "__init__.py").touch()
     names = ClassLabel(names=["entailment", "neutral", "contradiction"])
     features = Features({"premise": Value("string"), "hypothesis": Value("string"), "label": names})
     for split, file in (("train", "train"), ("validation", "dev")):
@@ -111,10 +118,12 @@ def compare(
     run: Callable[..., Result], plain: Path, patched: Path, words: list[Any], offline: Path, folder: Path
 ) -> None:
     snapshots = []
-    for script in (plain, patched):
+    for i, script in enumerate((plain, patched)):
         # Not a path that differs: some scripts write it into the files that are compared.
         out = folder / "out"
-        run(script, *words, "--output_dir", out, cwd=offline)
+        # A cache each: a run that finds its data tokenized never tells the tokenizer how, and saves it differently.
+        caches = {"HF_DATASETS_CACHE": str(folder / f"cache{i}"), "HF_MODULES_CACHE": str(offline / "modules")}
+        run(script, *words, "--output_dir", out, cwd=offline, **caches)
         for cache in words[words.index("--model_name_or_path") + 1].parent.rglob("cached_*"):
             cache.unlink()
         for cache in offline.glob("cached_*"):
