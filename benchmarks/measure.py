@@ -32,7 +32,9 @@ def main() -> int:
     out = Path(args.out or ROOT / "runs" / "measure" / args.name)
     script = script_path(args.pin, "run_xnli" if args.task == "xnli" else "run_qa")
     common = [sys.executable, script, *_data_flags(args), "--seed", args.seed, "--report_to", "none"]
-    seconds = {}
+    path = MEASURED / f"{args.name}.json"
+    kept = args.reuse and path.is_file()
+    seconds = json.loads(path.read_text(encoding="utf-8"))["seconds"] if kept else {}
 
     def produce(name: str, model: Path, *flags: Any) -> Variant:
         variant = Variant(name, out / name.lower().replace(" ", "-"))
@@ -58,7 +60,6 @@ def main() -> int:
     results = judge([fp32, ptq, qat], head, scorer, args.latency_length)
     record = {**started, **circumstances(args.pin, files, args.seed), "seconds": seconds, "results": results}
     MEASURED.mkdir(exist_ok=True)
-    path = MEASURED / f"{args.name}.json"
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)
