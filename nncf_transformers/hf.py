@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from torch import nn
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -211,9 +210,18 @@ class _CompressionMixin(_Trainer):
         targets = {k: getattr(self.args, k, None) for k in ("to_onnx", "to_openvino")}
         if not any(targets.values()) or not self.args.should_save:
             return
-        # Mixed precision leaves its wrapper around the model's forward; the export wants the model itself.
-        model: nn.Module = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        export_model(model, tokenizer=self.processing_class, samples=self._parity_samples(), **targets)
+        samples = self._parity_samples()
+        model: Any = self.accelerator.unwrap_model(self.model)
+        # Mixed precision leaves its wrapper around the model's forward; the export wants the model itself. Accelerate's
+        # own way to take it off binds the forward as a method, which NNCF's is not.
+        wrapped = model.__dict__.get("forward")
+        if "_original_forward" in model.__dict__:
+            model.forward = model._original_forward
+        try:
+            export_model(model, tokenizer=self.processing_class, samples=samples, **targets)
+        finally:
+            if wrapped is not None:
+                model.forward = wrapped
 
     def _parity_samples(self) -> list[Inputs] | None:
         dataset = self.eval_dataset if self.eval_dataset is not None else self.train_dataset
