@@ -3,7 +3,9 @@
 import json
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -17,6 +19,13 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture(autouse=True, scope="session")
 def _quiet_nncf() -> None:
     logging.getLogger("nncf").setLevel(logging.ERROR)
+
+
+@pytest.fixture(autouse=True)
+def _own_environment() -> Iterator[None]:
+    """Undo what a test leaves in the environment: TrainingArguments writes its precision and compiler there."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture
