@@ -34,7 +34,7 @@ def is_compressed(folder: str | os.PathLike[str]) -> bool:
     path = Path(folder)
     if (path / STATE_FILE).is_file():
         return True
-    if any(key.startswith(HOOK_PREFIX) for file in _weight_files(path) for key in _keys(file)):
+    if _has_quantizers(path):
         raise IntegrityError(
             f"{path}: the weights belong to a compressed model, but {STATE_FILE} is missing; "
             "copy it from where the checkpoint was saved, or start from an uncompressed model"
@@ -45,7 +45,8 @@ def is_compressed(folder: str | os.PathLike[str]) -> bool:
 def local_folder(name: str | os.PathLike[str]) -> Path | None:
     """Find where a model was loaded from: the folder itself, or what the hub's cache holds of that name.
 
-    ``from_pretrained`` downloads the files that it knows; a compressed checkpoint's :data:`STATE_FILE` is fetched here.
+    ``from_pretrained`` downloads the files that it knows; where the weights have quantizers, :data:`STATE_FILE` is
+    fetched here.
     """
     if os.path.isdir(name):
         return Path(name)
@@ -59,14 +60,16 @@ def local_folder(name: str | os.PathLike[str]) -> Path | None:
         return None
     if not isinstance(config, str):
         return None
-    cached_file(
-        str(name),
-        STATE_FILE,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        _raise_exceptions_for_gated_repo=False,
-    )
-    return Path(config).parent
+    folder = Path(config).parent
+    if _has_quantizers(folder):
+        cached_file(
+            str(name),
+            STATE_FILE,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+            _raise_exceptions_for_gated_repo=False,
+        )
+    return folder
 
 
 def read_state(folder: str | os.PathLike[str], model: nn.Module) -> dict[str, Any]:
@@ -171,6 +174,10 @@ def save_ready(state_dict: dict[str, Any]) -> dict[str, Any]:
     the file restore the shared parameter exactly.
     """
     return {k: v.clone() if k.startswith(HOOK_PREFIX) else v for k, v in state_dict.items()}
+
+
+def _has_quantizers(folder: Path) -> bool:
+    return any(key.startswith(HOOK_PREFIX) for file in _weight_files(folder) for key in _keys(file))
 
 
 def _weight_files(folder: Path) -> list[Path]:

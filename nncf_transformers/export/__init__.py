@@ -159,10 +159,7 @@ def _on_cpu(model: nn.Module) -> nn.Module:
 def _made_up(model: nn.Module) -> list[Inputs]:
     """Batches of several shapes, so that the dynamic axes are tried."""
     shapes = ((4, 16), (1, 48), (3, 31))
-    return [
-        {name: tensor.cpu().numpy() for name, tensor in synthetic_inputs(model, *shape, seed=i).items()}
-        for i, shape in enumerate(shapes)
-    ]
+    return [rows_of(synthetic_inputs(model, *shape, seed=i)) for i, shape in enumerate(shapes)]
 
 
 def rows_of(tensors: dict[str, torch.Tensor]) -> Inputs:

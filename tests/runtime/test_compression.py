@@ -105,6 +105,27 @@ def test_reload_is_exact_with_smooth_quant_and_bias_correction(tmp_path: Path) -
     assert torch.equal(logits(load_model(type(model), tmp_path / "again").eval()), logits(model))
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_model_in_the_hubs_cache(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
+    import huggingface_hub
+    import transformers.utils.hub
+
+    revision = "0" * 40
+    repository = tmp_path / "cache" / "models--someone--int8"
+    snapshot = repository / "snapshots" / revision
+    shutil.copytree(saved, snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revision)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(transformers.utils.hub, "TRANSFORMERS_CACHE", str(tmp_path / "cache"))
+    if whole:
+        assert torch.equal(logits(load_model(type(tiny_model()), "someone/int8").eval()), logits(compressed()))
+    else:
+        (snapshot / STATE_FILE).unlink()
+        with pytest.raises(IntegrityError, match=f"{STATE_FILE} is missing"):
+            load_model(type(tiny_model()), "someone/int8")
+
+
 def test_plain_model_is_not_taken_for_a_compressed_one(tmp_path: Path) -> None:
     model = tiny_model()
     model.save_pretrained(tmp_path)
