@@ -15,7 +15,9 @@ from types import FrameType, TracebackType
 
 from nncf_transformers.errors import CompressionError, IntegrityError, UnreachableError, UsageError
 
-_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_CANNOT_WRITE = {*_FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+_ELSEWHERE = "free space or choose another folder"
 _LOCAL_INSTEAD = (
     "Pass a local folder as --model_name_or_path (make: MODEL=DIR) and local data as --data-dir (make: DATA=DIR), "
     "or try `make demo`, which needs neither"
@@ -47,13 +49,17 @@ def as_user_error(error: BaseException, traceback: TracebackType | None) -> Comp
     if isinstance(error, SafetensorError):
         file = _file_in(traceback, ".safetensors") or "a .safetensors file"
         if re.search(r"os error|no space", str(error), re.IGNORECASE):
-            return CompressionError(f"{file}: cannot be written ({error}); free space or choose another folder")
+            return CompressionError(f"{file}: cannot be written ({error}); {_ELSEWHERE}")
         return IntegrityError(f"{file}: damaged or truncated ({error}); copy it again or use another checkpoint")
     if isinstance(error, json.JSONDecodeError):
         file = _file_in(traceback, ".json") or "a JSON file"
         return IntegrityError(f"{file}: not valid JSON, perhaps truncated ({error}); copy it again")
     if isinstance(error, OSError):
-        return _from_os_error(error)
+        return _from_os_error(error, traceback)
+    if isinstance(error, RuntimeError) and "inline_container.cc" in str(error) and "unexpected pos" in str(error):
+        # What torch.save says of a file that it could not write to its end.
+        file = _file_in(traceback, ".pt") or _file_in(traceback, ".bin") or "a checkpoint file"
+        return CompressionError(f"{file}: cannot be written, the disk looks full; {_ELSEWHERE}")
     if isinstance(error, KeyError | IndexError) and _raised_in(traceback, "processors/squad.py"):
         file = _file_in(traceback, ".json") or "the data file"
         return UsageError(f"{file}: not in SQuAD's format, or a training question without answers ({error!r})")
@@ -62,10 +68,15 @@ def as_user_error(error: BaseException, traceback: TracebackType | None) -> Comp
     return None
 
 
-def _from_os_error(error: OSError) -> CompressionError | None:
+def _from_os_error(error: OSError, traceback: TracebackType | None) -> CompressionError | None:
     text = str(error)
     if error.errno in _CANNOT_WRITE and error.filename is not None:
-        return CompressionError(f"{error.filename}: {error.strerror}; free space or choose another folder")
+        return CompressionError(f"{error.filename}: {error.strerror}; {_ELSEWHERE}")
+    if error.errno in _FULL:
+        # The write failed, not the opening, so the exception knows no name.
+        return CompressionError(f"an output file cannot be written: {error.strerror}; {_ELSEWHERE}")
+    if error.errno == errno.ENOENT and [f.f_code.co_name for f in _frames(traceback)][-1:] in (["makedirs"], ["mkdir"]):
+        return CompressionError(f"{error.filename}: cannot be created; choose another folder")
     if "no file named" in text:
         return IntegrityError(f"the model folder is not complete: {text}")
     name = next((n for n in re.findall(r"'([^']+)'", text) if not n.startswith("http")), "")
@@ -82,7 +93,9 @@ def _from_value_error(error: ValueError, traceback: TracebackType | None) -> Com
     if text.startswith("Unrecognized model"):
         return IntegrityError(f"{text.split('.')[0]}: its config.json is missing or names no model type")
     if text.startswith("num_samples should be a positive"):
-        return UsageError("the training set is empty")
+        return UsageError("the training set is empty; if the file is not, its cached features are: --overwrite_cache")
+    if text.startswith("tokenizer stride set to"):
+        return UsageError(f"--doc_stride is too large for --max_seq_length: {text.strip(' ,')}")
     # Raised by the script itself or by its parser: checks of the arguments, such as an output folder in use.
     script = getattr(sys.modules.get("__main__"), "__file__", None)
     if _raised_in(traceback, "hf_argparser.py") or (script is not None and _raised_in(traceback, script)):

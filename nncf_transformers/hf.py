@@ -165,7 +165,14 @@ class _CompressionMixin(_Trainer):
                     f"{folder}: was trained without compression, so it cannot be resumed with it; pass it as "
                     "--model_name_or_path, with another --output_dir"
                 )
-        elif Compression.of(self.model) is None:
+            return
+        if not os.path.isfile(os.path.join(folder, "optimizer.pt")):
+            # Upstream would go on with a fresh optimizer, without a word: not the run that was interrupted.
+            raise UsageError(
+                f"{folder}: has no optimizer.pt, so it cannot be resumed; take one of its checkpoint-* folders, or "
+                "pass it as --model_name_or_path, with another --output_dir"
+            )
+        if Compression.of(self.model) is None:
             restore(self.model, folder)
             self._check_arguments()
         elif not same_structure(folder, self.model):
