@@ -24,14 +24,14 @@ example:
 FETCH_EXAMPLE = """\
 example:
   $ python apply_patch.py fetch --pin v4.57
-  v4.57: fetched 5ac3c5171a6b01708e574eaa11fa2a60086d26bc
+  v4.57: fetched 10f6891fc51ee2d51b0b7fbf9c601f839c7b599b
   $ python apply_patch.py fetch --from /mirrors/transformers.git --history
-  v4.57: fetched 5ac3c5171a6b01708e574eaa11fa2a60086d26bc, with history
+  v4.57: fetched 10f6891fc51ee2d51b0b7fbf9c601f839c7b599b, with history
 """
 REVERT_EXAMPLE = """\
 example:
   $ python apply_patch.py revert
-  v4.57: reverted to plain upstream: 5ac3c5171a6b01708e574eaa11fa2a60086d26bc
+  v4.57: reverted to plain upstream: 10f6891fc51ee2d51b0b7fbf9c601f839c7b599b
 """
 STATUS_EXAMPLE = """\
 states: not fetched, fetched, applied, stale (patches or lock changed since applying), dirty (edited), broken

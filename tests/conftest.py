@@ -12,6 +12,8 @@ import pytest
 # No test may reach beyond this machine; the libraries then fail at once instead of trying.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# What a user has exported for the real upstream must not become the source of the fake ones.
+os.environ.pop("UPSTREAM_URL", None)
 
 ROOT = Path(__file__).resolve().parent.parent
 
