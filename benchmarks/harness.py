@@ -15,6 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "transformers", "datasets", "nncf", "openvino", "onnx", "onnxruntime")
 RUNTIMES = ("torch", "ONNX Runtime", "OpenVINO")
@@ -80,8 +82,10 @@ def judge(variants: Sequence[Variant], head: Any, scorer: Scorer, latency_length
         latency_length: tokens of the one sequence that latency is measured with.
 
     Returns:
-        By variant: ``metrics`` by runtime (percent), ``same_as_first`` (percent of equal answers in torch),
-        ``size_mb`` and ``latency_ms`` by runtime, the sizes being those of the ONNX file and of the IR's weights.
+        By variant, and by runtime in it: ``metrics`` (percent); ``same_as_fp32``, the percent of answers equal to those
+        of the first variant in torch, and ``kl_to_fp32``, the mean Kullback-Leibler divergence from its distributions
+        in nats; ``same_as_torch``, the percent of answers equal to the variant's own in torch; ``size_mb`` of the
+        checkpoint, the ONNX file and the IR's weights; ``latency_ms``.
     """
     from nncf_transformers.compression import load_model
     from nncf_transformers.evaluation import latency_ms
@@ -90,7 +94,7 @@ def judge(variants: Sequence[Variant], head: Any, scorer: Scorer, latency_length
 
     results: dict[str, Any] = {}
     timed: dict[str, dict[str, Any]] = {name: {} for name in RUNTIMES}
-    first: list[Any] = []
+    first: tuple[list[Any], _Recorder] | None = None
     for variant in variants:
         model = load_model(head, variant.checkpoint).eval()
         runtimes = {
@@ -99,16 +103,19 @@ def judge(variants: Sequence[Variant], head: Any, scorer: Scorer, latency_length
             # FP32 is computed in float32; left to itself, OpenVINO takes bfloat16 where the processor has it.
             "OpenVINO": openvino_runtime(variant.openvino / "openvino_model.xml", exact=variant.name == "FP32"),
         }
-        metrics, answers = {}, {}
+        result: dict[str, Any] = {"metrics": {}, "same_as_fp32": {}, "kl_to_fp32": {}, "same_as_torch": {}}
+        own: list[Any] = []
         for name, runtime in runtimes.items():
             print(f"  {variant.name} in {name} …", flush=True)
-            metrics[name], answers[name] = scorer(runtime)
+            recorder = _Recorder(runtime)
+            result["metrics"][name], answers = scorer(recorder)
             timed[name][variant.name] = runtime
-        first = first or answers["torch"]
-        same = sum(a == b for a, b in zip(first, answers["torch"], strict=True))
-        results[variant.name] = {
-            "metrics": metrics,
-            "same_as_first": round(100 * same / len(first), 2),
+            own = own or answers
+            first = first or (answers, recorder)
+            result["same_as_fp32"][name] = _same(answers, first[0])
+            result["same_as_torch"][name] = _same(answers, own)
+            result["kl_to_fp32"][name] = round(max(recorder.divergence_from(first[1]), 0.0), 4)
+        results[variant.name] = result | {
             "size_mb": {
                 "torch": _mb(variant.checkpoint / "model.safetensors"),
                 "ONNX Runtime": _mb(variant.onnx),
@@ -122,6 +129,36 @@ def judge(variants: Sequence[Variant], head: Any, scorer: Scorer, latency_length
         for label, milliseconds in latency_ms(by_variant, row).items():
             results[label]["latency_ms"][name] = round(milliseconds, 2)
     return results
+
+
+class _Recorder:
+    """A runtime that keeps the distributions it returned, in the order of the calls."""
+
+    def __init__(self, runtime: Any) -> None:
+        self._runtime = runtime
+        self._logarithms: list[np.ndarray] = []
+
+    def __call__(self, inputs: Any) -> Any:
+        outputs = self._runtime(inputs)
+        for logits in outputs:
+            # Over positions (question answering), those that are padding have no part; or over classes.
+            over_positions = logits.shape == inputs["attention_mask"].shape
+            kept = np.where(inputs["attention_mask"], logits, -np.inf) if over_positions else logits
+            shifted = kept - kept.max(-1, keepdims=True)
+            self._logarithms.append(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
+        return outputs
+
+    def divergence_from(self, other: "_Recorder") -> float:
+        """Mean over all distributions of KL(other, self), in nats."""
+        rows = []
+        for p, q in zip(other._logarithms, self._logarithms, strict=True):
+            rows.append((np.exp(p) * (np.where(np.isfinite(p), p, 0) - np.where(np.isfinite(p), q, 0))).sum(-1))
+        return float(np.concatenate(rows).mean())
+
+
+def _same(answers: Sequence[Any], others: Sequence[Any]) -> float:
+    """Percent of equal answers."""
+    return round(100 * sum(a == b for a, b in zip(answers, others, strict=True)) / len(answers), 2)
 
 
 def squad_scorer(tokenizer: Any, file: Path, max_seq_length: int) -> Scorer:
@@ -188,13 +225,14 @@ def circumstances(pin: str, data: dict[str, Path], seed: int) -> dict[str, Any]:
 
 def table(results: dict[str, Any], metric_names: Sequence[str]) -> str:
     """Render the results as a Markdown table, one line a variant and runtime."""
-    head = ["model", "runtime", *metric_names, "size MB", "latency ms"]
+    head = ["model", "runtime", *metric_names, "answers as FP32 %", "as torch %", "KL to FP32", "size MB", "latency ms"]
     lines = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
     for label, result in results.items():
         for name in RUNTIMES:
             scores = [f"{result['metrics'][name][metric]:.2f}" for metric in metric_names]
+            scores += [f"{result[key][name]:.1f}" for key in ("same_as_fp32", "same_as_torch")]
             size, latency = result["size_mb"][name], result["latency_ms"][name]
-            lines.append([label, name, *scores, f"{size:.1f}", f"{latency:.1f}"])
+            lines.append([label, name, *scores, f"{result['kl_to_fp32'][name]:.3f}", f"{size:.1f}", f"{latency:.1f}"])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

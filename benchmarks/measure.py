@@ -59,6 +59,8 @@ def main() -> int:
     head, scorer, files = _judging(args, fp32.checkpoint)
     results = judge([fp32, ptq, qat], head, scorer, args.latency_length)
     record = {**started, **circumstances(args.pin, files, args.seed), "seconds": seconds, "results": results}
+    if args.compare_on:
+        record["compared"] = _compare(args, head, qat)
     MEASURED.mkdir(exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -109,6 +111,18 @@ def _judging(args: argparse.Namespace, checkpoint: Path) -> tuple[Any, Scorer, d
     return AutoModelForSequenceClassification, scorer, {k: Path(args.data, f"{k}.tsv") for k in ("train", "dev")}
 
 
+def _compare(args: argparse.Namespace, head: Any, variant: Variant) -> dict[str, Any]:
+    """Judge one model's runtimes on another file: more questions than a held-out part has, less chance in them."""
+    from transformers import AutoTokenizer
+
+    from nncf_transformers.data import sha256_of
+
+    scorer = squad_scorer(AutoTokenizer.from_pretrained(variant.checkpoint), args.compare_on, max_seq_length=384)
+    (result,) = judge([variant], head, scorer, args.latency_length).values()
+    figures = {"metrics": result["metrics"], "same_as_torch": result["same_as_torch"]}
+    return {"model": variant.name, "file": args.compare_on.name, "sha256": sha256_of(args.compare_on), **figures}
+
+
 def _squad_file(args: argparse.Namespace, split: str) -> Path:
     return Path(args.data, f"{split}-v1.1.json")
 
@@ -129,9 +143,19 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--out", help="folder for checkpoints and exports")
     parser.add_argument("--reuse", action="store_true", help="keep the models that are there already")
+    parser.add_argument(
+        "--compare-on",
+        type=Path,
+        metavar="FILE",
+        help="squad: compare the runtimes of the QAT model on this larger file, too; it may be the training data, as "
+        "only their agreement counts",
+    )
     words = sys.argv[1:]
     cut = words.index("--") if "--" in words else len(words)
-    return parser.parse_args(words[:cut]), words[cut + 1 :]
+    args = parser.parse_args(words[:cut])
+    if args.compare_on and (args.task != "squad" or not args.compare_on.is_file()):
+        parser.error(f"--compare-on {args.compare_on}: takes an existing file in SQuAD's format, for squad only")
+    return args, words[cut + 1 :]
 
 
 if __name__ == "__main__":

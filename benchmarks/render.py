@@ -86,16 +86,31 @@ def _section(record: dict[str, Any]) -> str:
     versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items())
     seconds = ", ".join(f"{k} {v:.0f} s" for k, v in record["seconds"].items())
     results = record["results"]
-    same = ", ".join(f"{k} {v['same_as_first']:.1f} %" for k, v in results.items() if k != "FP32")
+    compared = _comparison(record["compared"]) if "compared" in record else ""
     return "\n\n".join(
         (
             f"**{record['title']}**",
             table(results, list(results["FP32"]["metrics"]["torch"])),
-            f"Answers equal to those of FP32: {same}. Pin {record['pin']} ({record['upstream_commit'][:10]}), "
+            f"Pin {record['pin']} ({record['upstream_commit'][:10]}), "
             f"seed {record['seed']}, {data}. {record['machine']['processor']}, {record['machine']['cores']} cores; "
             f"runs took {seconds}. {versions}. Arguments: `{' '.join(record['arguments'])}`; all of it is in "
-            f"`benchmarks/measured/{record['name']}.json`.",
+            f"`benchmarks/measured/{record['name']}.json`.{compared}",
         )
+    )
+
+
+def _comparison(compared: dict[str, Any]) -> str:
+    """What the runtimes give on the larger file."""
+    figures = [
+        f"{runtime} {' / '.join(f'{value:.2f}' for value in metrics.values())} "
+        f"({compared['same_as_torch'][runtime]:.1f} % of the answers as torch)"
+        for runtime, metrics in compared["metrics"].items()
+    ]
+    names = " / ".join(next(iter(compared["metrics"].values())))
+    return (
+        f"\n\nThe runtimes of {compared['model']} on {compared['file']} (sha256 {compared['sha256'][:12]}…), which has "
+        f"more questions and therefore less chance in it, {names}: {', '.join(figures)}. Its questions may be those of "
+        "the training: only the agreement of the runtimes counts."
     )
 
 
