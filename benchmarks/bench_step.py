@@ -3,7 +3,7 @@
     python benchmarks/bench_step.py                                    # both shapes
     python benchmarks/bench_step.py --shape bert-base                  # 4 sequences of 128 tokens
     python benchmarks/bench_step.py --shape minilm --baseline          # NNCF's own kernels, too
-    python benchmarks/bench_step.py --shape minilm --smooth-quant on --json step.json
+    python benchmarks/bench_step.py --shape minilm --smooth-quant off --json step.json
 
 A step is forward, backward, gradient clipping, AdamW (fused, the Trainer's default) and zero_grad, on
 BertForQuestionAnswering with random weights and random tokens, in training mode with the usual dropout of
@@ -265,7 +265,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--shape", choices=SHAPES, action="append", help="may be given twice (default: both)")
     parser.add_argument("--steps", type=int, default=15, help="of each variant (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="threads of torch (default: torch's own choice)")
-    parser.add_argument("--smooth-quant", choices=("on", "off"), default="off", help="(default: %(default)s)")
+    parser.add_argument("--smooth-quant", choices=("on", "off"), default="on", help="(default: %(default)s)")
     parser.add_argument("--baseline", action="store_true", help="measure NNCF's own kernels, too")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the records")
     arguments = parser.parse_args(argv)
