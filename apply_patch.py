@@ -62,6 +62,23 @@ example:
   $ python apply_patch.py lint
   patches/v4.57/01-run_qa.patch:23: error: the added line has trailing whitespace
 """
+DRIFT_EXAMPLE = """\
+Exit code 3 if a hunk does not survive. Needs upstream's history: fetch --history.
+
+example:
+  $ python apply_patch.py drift --to main --html drift.html
+  v4.57: 10f6891fc51e to ecd0536d5fec: 1380 upstream commits, 9 touch patched files
+  …
+"""
+REBASE_EXAMPLE = """\
+What git cannot merge is placed by the syntax around it; what that cannot place either is left in build/rebase/ with
+conflict markers, for you to edit. Needs upstream's history: fetch --history.
+
+example:
+  $ python apply_patch.py rebase --to main --as next
+  next: 3 patches at ecd0536d5fec7904db4f35f67ac95227e440282e: 9a1c66…
+    wrote patches/next/ and pins.toml; now: python apply_patch.py apply --pin next
+"""
 SCRIPT_EXAMPLE = """\
 example:
   $ python "$(python apply_patch.py script run_glue)" --help
@@ -121,6 +138,26 @@ def build_parser() -> argparse.ArgumentParser:
     add("lock", "write the lock anew after a patch was changed by hand")
     add("repin", "move a pin that is built from a folder to the folder's present content")
     add("lint", "check what the patches look like (all pins, or --pin)", LINT_EXAMPLE)
+    drift = add("drift", "carry the patches over upstream's history and say what each commit did", DRIFT_EXAMPLE)
+    drift.add_argument("--to", metavar="REF", default="main", help="last upstream commit (default: %(default)s)")
+    drift.add_argument("--since", metavar="REF", help="report on commits after this one (default: the pin's)")
+    drift.add_argument(
+        "--from", dest="source", metavar="URL|PATH", help="source of file contents (default: $UPSTREAM_URL)"
+    )
+    drift.add_argument("--json", action="store_true", help="print JSON")
+    drift.add_argument("--html", metavar="FILE", type=Path, help="write a page with a timeline, too")
+    rebase = add("rebase", "carry the patches to a later upstream commit, as a new pin", REBASE_EXAMPLE)
+    rebase.add_argument("--to", metavar="REF", help="upstream commit of the new pin")
+    rebase.add_argument("--as", dest="name", metavar="NAME", help="name of the new pin")
+    rebase.add_argument("--library", help="what to install beside its checkout (default: what upstream's source says)")
+    rebase.add_argument(
+        "--from", dest="source", metavar="URL|PATH", help="source of file contents (default: $UPSTREAM_URL)"
+    )
+    rebase.add_argument(
+        "--drop", metavar="NN-name", action="append", default=[], help="leave this patch out of the new series"
+    )
+    rebase.add_argument("--continue", dest="resume", action="store_true", help="go on with the files as edited")
+    rebase.add_argument("--abort", action="store_true", help="forget the rebase that waits")
     script = add("script", "print the path of a patched script", SCRIPT_EXAMPLE)
     script.add_argument("name", help="a script's name in pins.toml, e.g. run_glue")
     return parser

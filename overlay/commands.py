@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from overlay.errors import ExitCode, OverlayError
+from overlay.errors import ExitCode, OverlayError, UsageError
 from overlay.layout import Layout, default_cache
 from overlay.pins import Pin, Pins, load_pins
 
@@ -23,9 +23,8 @@ def run(args: argparse.Namespace, environment: Mapping[str, str]) -> int:
     """
     try:
         pins = load_pins(args.project / "pins.toml")
-        cache = args.cache or environment.get("OVERLAY_CACHE") or default_cache()
-        layout = Layout(args.project.resolve(), Path(cache).expanduser().resolve())
-        if args.command == "fetch":
+        layout = resolve_layout(args.project, args.cache, environment)
+        if "source" in args:
             args.source = args.source or environment.get("UPSTREAM_URL")
         return _COMMANDS[args.command](args, pins, layout)
     except OverlayError as error:
@@ -41,6 +40,18 @@ def run(args: argparse.Namespace, environment: Mapping[str, str]) -> int:
         )
     except KeyboardInterrupt:
         return _fail("interrupted; run this again to continue", ExitCode.FAILURE)
+
+
+def resolve_layout(project: Path, cache: Path | None, environment: Mapping[str, str]) -> Layout:
+    """Returns where things lie.
+
+    Args:
+        project: Folder with `pins.toml`.
+        cache: Cache folder, if one was given.
+        environment: For `OVERLAY_CACHE`.
+    """
+    folder = cache or environment.get("OVERLAY_CACHE") or default_cache()
+    return Layout(project.resolve(), Path(folder).expanduser().resolve())
 
 
 def _fail(message: str, code: ExitCode) -> int:
@@ -150,6 +161,43 @@ def _lint(args: argparse.Namespace, pins: Pins, layout: Layout) -> int:
     return ExitCode.FAILURE if errors else ExitCode.DONE
 
 
+def _drift(args: argparse.Namespace, pins: Pins, layout: Layout) -> int:
+    from overlay.drift import drift, text
+
+    pin = pins.get(args.pin)
+    report = drift(pin, layout, to=args.to, since=args.since, source=args.source, say=_say)
+    if args.html:
+        from overlay.drift_page import page
+        from overlay.files import write_atomically
+
+        args.html.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(args.html, page(report).encode())
+        _say(f"wrote {args.html}")
+    print(json.dumps(report.to_dict(), indent=2) if args.json else text(report))
+    return ExitCode.CONFLICT if report.carried.broken else ExitCode.DONE
+
+
+def _rebase(args: argparse.Namespace, pins: Pins, layout: Layout) -> int:
+    from overlay.rebase import Rebased, Request, abort_rebase, continue_rebase, rebase
+
+    if args.abort:
+        print(f"{abort_rebase(layout)}: rebase aborted, nothing was changed")
+        return ExitCode.DONE
+    done: Rebased
+    if args.resume:
+        done = continue_rebase(pins, layout, args.drop)
+    else:
+        if not (args.to and args.name):
+            raise UsageError("rebase needs --to REF and --as NAME, or --continue, or --abort")
+        request = Request(args.to, args.name, args.library, args.source, tuple(args.drop))
+        done = rebase(pins.get(args.pin), pins, layout, request, say=_say)
+    for note in done.notes:
+        print(f"  {note}")
+    print(f"{done.pin.name}: {_count(done.patches, 'patch')} at {done.pin.commit}: {done.applied}")
+    print(f"  wrote {done.pin.patches}/ and pins.toml; now: python apply_patch.py apply --pin {done.pin.name}")
+    return ExitCode.DONE
+
+
 def _script(args: argparse.Namespace, pins: Pins, layout: Layout) -> int:
     from overlay.status import script_path
 
@@ -182,5 +230,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Pins, Layout], int]] = {
     "lock": _lock,
     "repin": _repin,
     "lint": _lint,
+    "drift": _drift,
+    "rebase": _rebase,
     "script": _script,
 }

@@ -157,7 +157,8 @@ def repin(pin: Pin, layout: Layout, pins_file: Path) -> Exported:
         with scratch_repository(mirror) as git:
             parents = [moved.commit, *build_stack(git, moved.commit, series)]
             patches = [
-                _format(git, commit, series, patch) for commit, patch in zip(parents[1:], series.patches, strict=True)
+                format_patch(git, commit, series, patch)
+                for commit, patch in zip(parents[1:], series.patches, strict=True)
             ]
         exported = _store(mirror, series, patches, parents[-1])
         if moved.commit != pin.commit:
@@ -272,7 +273,7 @@ def _write(git: Git, mirror: Mirror, series: Series, layers: list[_Layer], drop:
                     )
                 continue
             parent = commit_tree(git, tree, parent, layer.patch)
-            patches.append(_format(git, parent, series, layer.patch))
+            patches.append(format_patch(git, parent, series, layer.patch))
     again = build_stack(git, mirror.pin.commit, replace(series, patches=tuple(patches)))
     if (again[-1] if again else mirror.pin.commit) != parent:
         raise IntegrityError(
@@ -287,7 +288,15 @@ def _stage(staged: Git, layer: _Layer) -> str:
     return staged.text("write-tree", "--missing-ok")
 
 
-def _format(git: Git, commit: str, series: Series, patch: Patch) -> Patch:
+def format_patch(git: Git, commit: str, series: Series, patch: Patch) -> Patch:
+    """Writes a commit as a patch of a series, the same bytes everywhere.
+
+    Args:
+        git: A repository with the commit.
+        commit: The commit.
+        series: The series.
+        patch: The patch it was made from, for its name.
+    """
     raw = git.run(*_FORMAT, commit)
     return parse_patch(patch.name, raw, series.patch_path(patch))
 

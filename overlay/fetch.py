@@ -10,6 +10,7 @@ from overlay.folder import build_folder
 from overlay.git import Git, GitError, clear_stale_locks, init_repository, last_words
 from overlay.layout import Layout
 from overlay.mirror import HISTORY_REF, Mirror, find_mirror
+from overlay.objects import missing_objects
 from overlay.pins import Pin
 from overlay.runlock import run_lock
 
@@ -142,6 +143,56 @@ def _fill(mirror: Mirror, source: _Source, history: bool, say: Callable[[str], N
         raise source.lacks_commit()
     if history:
         _fetch_history(mirror, source)
+
+
+def fetch_blobs(
+    mirror: Mirror, blobs: Sequence[str], source: str | None, say: Callable[[str], None] = lambda note: None
+) -> None:
+    """Brings file contents of upstream's history into a mirror.
+
+    Args:
+        mirror: A mirror with history.
+        blobs: Ids of the contents.
+        source: URL or path to fetch from; the pin's upstream by default.
+        say: Takes notes for the user.
+
+    Raises:
+        UpstreamUnreachable: The source cannot be read.
+        IntegrityError: It lacks some of them.
+    """
+    pin = mirror.pin
+    if pin.upstream is None:
+        raise IntegrityError(f"{mirror.git.git_dir} lacks {blobs[0]} of pin {pin.name}; delete that folder")
+    say(f"note: fetching {len(blobs)} file contents of upstream's history")
+    with run_lock(mirror.git.git_dir.with_suffix(".lock"), str(mirror.git.git_dir)):
+        try:
+            _Source(source or pin.upstream, pin, progress=False).fetch(mirror.git, _FILTER, objects=blobs)
+        except UpstreamUnreachable as error:
+            raise UpstreamUnreachable(
+                f"{mirror.git.git_dir} lacks {len(blobs)} file contents of upstream's history ({blobs[0]}, …): {error}"
+            ) from None
+        if left := missing_objects(mirror.git.git_dir, blobs):
+            raise IntegrityError(
+                f"{source or pin.upstream} does not have {len(left)} file contents of upstream's history "
+                f"({left[0]}, …); give a full clone of {pin.upstream} with --from"
+            )
+
+
+def complete_pin(mirror: Mirror, source: str | None) -> None:
+    """Brings the files of a pin into a mirror that has its commit already.
+
+    Raises:
+        UpstreamUnreachable: The source cannot be read.
+        IntegrityError: It lacks some of them.
+    """
+    pin, git = mirror.pin, mirror.git
+    with run_lock(git.git_dir.with_suffix(".lock"), str(git.git_dir)):
+        git.run("update-ref", f"refs/pins/{pin.name}", pin.commit)
+        if missing := mirror.missing_blobs():
+            found = _Source(source or str(pin.upstream), pin, progress=False)
+            found.fetch(git, _FILTER, objects=missing)
+            if mirror.missing_blobs():
+                raise found.lacks_commit()
 
 
 def _fetch_history(mirror: Mirror, source: _Source) -> None:

@@ -113,6 +113,17 @@ class Git:
         """Runs a command that answers by its exit status."""
         return self._start(args, b"", isolated_environment(self.git_dir)).returncode == 0
 
+    def answer(self, *args: str) -> tuple[int, bytes]:
+        """Runs a command whose exit status is a small number that it answers; returns it with the output.
+
+        Raises:
+            GitError: It failed.
+        """
+        done = self._start(args, b"", isolated_environment(self.git_dir))
+        if not 0 <= done.returncode < 128:
+            raise self._error(args[0], done)
+        return done.returncode, done.stdout
+
     def fetch(self, source: str, *args: str, objects: Sequence[str] = (), progress: bool = False) -> None:
         """Runs `git fetch`: the one command that may use the network and the user's configuration.
 

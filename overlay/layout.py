@@ -40,6 +40,16 @@ class Layout:
         """Lock file of the commands that change the work tree or the series of the pin."""
         return self.project / "build" / f".{pin.name}.lock"
 
+    @property
+    def rebase(self) -> Path:
+        """Files of a rebase that waits for the user."""
+        return self.project / "build" / "rebase"
+
+    @property
+    def rebase_lock(self) -> Path:
+        """Lock file of the commands that make a new pin."""
+        return self.project / "build" / ".rebase.lock"
+
     def shown(self, path: Path) -> str:
         """Returns the path as error texts show it: relative to the project where it lies inside."""
         return str(path.relative_to(self.project)) if path.is_relative_to(self.project) else str(path)

@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 from overlay.errors import IntegrityError, OverlayError
 from overlay.git import Git
 from overlay.layout import Layout
+from overlay.objects import missing_objects
 from overlay.pins import Pin
 
 HISTORY_REF = "refs/upstream/main"
@@ -40,16 +41,9 @@ class Mirror:
 
     def missing_blobs(self) -> list[str]:
         """Returns the ids of the blobs that the pin's work tree needs and the mirror lacks."""
-        listed = self.git.text(
-            "rev-list",
-            "--objects",
-            "--no-walk",
-            "--missing=print",
-            self.pin.commit,
-            "--",
-            *self.needed_paths(),
-        )
-        return [line[1:] for line in listed.splitlines() if line.startswith("?")]
+        # Not rev-list --missing=print: it passes over a commit that does not touch the paths, once it has a parent.
+        records = self.git.records("ls-tree", "-r", "-z", "--full-tree", self.pin.commit, "--", *self.needed_paths())
+        return missing_objects(self.git.git_dir, (record.split()[2] for record in records))
 
     def needed_paths(self) -> list[str]:
         """Returns the checked-out paths, with git's own files above them, which git reads wherever it works.

@@ -4,7 +4,7 @@ GitPython is imported only where it is used: importing it takes a tenth of a sec
 traceback where git is missing, which `Git` reports better.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +40,18 @@ class Objects:
                 "delete that folder, then run 'python apply_patch.py fetch'"
             ) from None
         return item.hexsha if item.type == "blob" else None
+
+
+def missing_objects(git_dir: Path, ids: Iterable[str]) -> list[str]:
+    """Returns those of the objects that a repository lacks.
+
+    Not git itself: asked for a missing object, it goes and looks for it at the remote of a partial clone.
+    """
+    from git import Repo
+    from git.db import GitDB
+
+    with Repo(git_dir, odbt=GitDB) as repo:
+        return [name for name in dict.fromkeys(ids) if not repo.odb.has_object(bytes.fromhex(name))]
 
 
 @contextmanager

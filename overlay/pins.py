@@ -23,7 +23,8 @@ class Pin:
         name: Key of the pin in `pins.toml`, e.g. `v4.57`.
         commit: Full SHA of the upstream commit.
         date: Day of that commit; also dates the commits and patches that the tool makes.
-        library: Requirement to install beside the checkout, e.g. `transformers==4.57.6`.
+        library: Requirement to install beside the checkout, e.g. `transformers==4.57.6`, or `name @ folder` if the
+            checkout itself holds the library.
         patches: Folder of the series, relative to the project.
         checkout: Upstream paths in the sparse work tree; empty means the whole tree.
         scripts: Short name -> path of a script in the work tree.
@@ -105,6 +106,18 @@ def load_pins(path: Path) -> Pins:
     if data["default"] not in pins:
         raise UsageError(f"{path}: default = {data['default']!r} is no pin{_suggest(data['default'], pins)}")
     return Pins(data["default"], pins)
+
+
+def check_new_name(name: str, pins: Pins) -> None:
+    """Checks the name of a pin to be made.
+
+    Raises:
+        UsageError: It is taken, or is none.
+    """
+    if not _NAME.fullmatch(name) or name == "rebase":
+        raise UsageError(f"--as {name!r}: a pin's name has only letters, digits, '.', '_' and '-', and is not 'rebase'")
+    if name in pins.by_name:
+        raise UsageError(f"--as {name}: there is a pin of that name; choose another, or remove it from pins.toml first")
 
 
 def is_inside(path: str) -> bool:
