@@ -13,9 +13,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import nn
 
+from nncf_transformers.config.trace import trace_operations
 from nncf_transformers.errors import IntegrityError
+from nncf_transformers.families import family_of
+from nncf_transformers.inputs import synthetic_inputs
+from nncf_transformers.translate import find_places, translate_parameters, translate_state
 
 STATE_FILE = "nncf_config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -145,15 +150,20 @@ def load_compressed(folder: str | os.PathLike[str], model: nn.Module) -> dict[st
 
     path = Path(folder)
     state = read_state(path, model)
-    parameters = {key: tensor for key, tensor in _tensors(path) if key.startswith(HOOK_PREFIX)}
+    parameters = {key: tensor for key, tensor in read_weights(path) if key.startswith(HOOK_PREFIX)}
     if not parameters:
         raise IntegrityError(
             f"{path}: {STATE_FILE} is there, but the weights have no quantizers (was another run saved over it?); "
             f"delete {STATE_FILE} to use them uncompressed"
         )
+    nodes = [op.node_name for op in trace_operations(model, synthetic_inputs(model, batch=1, sequence=8))]
+    hooks = {name for module in state["compression_state"] for name in module["hook_names_in_model"]}
+    places = find_places(hooks, nodes, model.config)
+    parameters = translate_parameters(parameters, HOOK_PREFIX, places)
+    compression_state = translate_state(state["compression_state"], places)
     try:
         # NNCF builds modules from its own package only ("allowed_modules"), so a foreign file cannot import code.
-        nncf.torch.load_from_config(model, {"compression_state": state["compression_state"]})
+        nncf.torch.load_from_config(model, {"compression_state": compression_state})
         result = model.load_state_dict(parameters, strict=False)
     except (AttributeError, KeyError, TypeError, RuntimeError, nncf.InternalError) as error:
         raise IntegrityError(f"{path / STATE_FILE}: does not fit {type(model).__name__}: {error}") from error
@@ -165,6 +175,14 @@ def load_compressed(folder: str | os.PathLike[str], model: nn.Module) -> dict[st
             "copy both from the same one"
         )
     return state
+
+
+def complete_config(model: nn.Module) -> None:
+    """Write down in a configuration of 2019 what newer libraries look for: the family and the class of the model."""
+    config: Any = model.config
+    if getattr(config, "model_type", None) is None:
+        config.model_type = family_of(model)
+        config.architectures = [type(model).__name__]
 
 
 def save_ready(state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -201,7 +219,21 @@ def _keys(file: Path) -> list[str]:
         raise IntegrityError(f"{file}: damaged or truncated ({error}); copy it again") from error
 
 
-def _tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+def write_weights(folder: str | os.PathLike[str], state_dict: dict[str, Any]) -> None:
+    """Write :data:`WEIGHTS_FILE` whole or not at all, for a library that does not know the format."""
+    path = Path(folder) / WEIGHTS_FILE
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file({k: v.detach().cpu().contiguous() for k, v in state_dict.items()}, temporary, {"format": "pt"})
+    temporary.replace(path)
+
+
+def read_weights(folder: str | os.PathLike[str]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the tensors of a checkpoint by name.
+
+    Raises:
+        IntegrityError: a weights file is missing or damaged.
+    """
+    folder = Path(folder)
     files = _weight_files(folder)
     if not files:
         raise IntegrityError(f"{folder}: has {STATE_FILE} but no {WEIGHTS_FILE}; copy the checkpoint whole")

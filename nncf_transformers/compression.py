@@ -13,6 +13,7 @@ and later ``restore(model, "checkpoint")`` on the model that ``from_pretrained("
 The Hugging Face ``Trainer`` of :mod:`nncf_transformers.hf` does just this at the right moments.
 """
 
+import inspect
 import logging
 import os
 from collections.abc import Iterable
@@ -119,12 +120,18 @@ class Compression:
     def _bind(self, model: Any) -> None:
         """Let the model carry this compression, and save its state whenever the model is saved."""
         original = model.save_pretrained
+        # A library of 2019 saves pytorch_model.bin only, and takes no other weights than the model's.
+        knows_safetensors = "state_dict" in inspect.signature(original).parameters
 
         def save_pretrained(this: nn.Module, save_directory: str, *args: Any, **kwargs: Any) -> Any:
             if kwargs.get("safe_serialization") is False:
                 raise UsageError("a compressed model is saved as safetensors only: drop --save_safetensors False")
             state_dict = kwargs.pop("state_dict", None) or this.state_dict()
             checkpoint.write_state(save_directory, this, self.config.raw)
+            if not knows_safetensors:
+                checkpoint.complete_config(this)
+                checkpoint.write_weights(save_directory, checkpoint.save_ready(state_dict))
+                return original.__func__(this, save_directory)
             return original.__func__(
                 this, save_directory, *args, state_dict=checkpoint.save_ready(state_dict), **kwargs
             )

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from types import FrameType, TracebackType
 
 from nncf_transformers.errors import CompressionError, IntegrityError, UnreachableError, UsageError
@@ -63,6 +64,12 @@ def as_user_error(error: BaseException, traceback: TracebackType | None) -> Comp
     if isinstance(error, KeyError | IndexError) and _raised_in(traceback, "processors/squad.py"):
         file = _file_in(traceback, ".json") or "the data file"
         return UsageError(f"{file}: not in SQuAD's format, or a training question without answers ({error!r})")
+    if isinstance(error, UnpicklingError) and (cache := _local_named("cached_features_file", traceback)):
+        return IntegrityError(f"{cache}: another version's features, or damaged; delete it or add --overwrite_cache")
+    if isinstance(error, UnboundLocalError) and "'label_list'" in str(error):
+        return UsageError(
+            "this script does nothing without one of --do_train, --do_eval and --do_predict; add --do_eval"
+        )
     if isinstance(error, ValueError):
         return _from_value_error(error, traceback)
     return None
@@ -117,6 +124,12 @@ def _file_in(traceback: TracebackType | None, suffix: str) -> str | None:
                 if isinstance(name, str | Path) and str(name).endswith(suffix):
                     return str(name)
     return None
+
+
+def _local_named(name: str, traceback: TracebackType | None) -> object:
+    """The value of a local variable of that name in the innermost function that has one."""
+    frames = [frame for frame in _frames(traceback) if name in frame.f_locals]
+    return frames[-1].f_locals[name] if frames else None
 
 
 def _frames(traceback: TracebackType | None) -> Iterator[FrameType]:

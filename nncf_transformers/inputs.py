@@ -33,6 +33,19 @@ def input_names(model: nn.Module, available: Iterable[str] | None = None) -> tup
     return tuple(name for name in names if available is None or name in available)
 
 
+def call_model(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """Call a model and return its outputs as a tuple, whatever the age of its library.
+
+    Args:
+        model: a Transformers model.
+        inputs: its inputs by name.
+    """
+    parameters = inspect.signature(model.forward).parameters.values()
+    # Models of 2019 return tuples and know no such flag.
+    flag = any(p.name == "return_dict" or p.kind is p.VAR_KEYWORD for p in parameters)
+    return tuple(model(**inputs, return_dict=False) if flag else model(**inputs))
+
+
 def model_inputs(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Pick a model's inputs from a batch, on the model's device.
 

@@ -22,7 +22,7 @@ Runtime = Callable[[Inputs], Outputs]
 
 def torch_runtime(model: nn.Module) -> Runtime:
     """Run ``model`` itself, on its device, in evaluation mode."""
-    from nncf_transformers.inputs import input_names
+    from nncf_transformers.inputs import call_model, input_names
 
     names = input_names(model)
 
@@ -32,7 +32,7 @@ def torch_runtime(model: nn.Module) -> Runtime:
         training = model.training
         model.eval()
         with torch.no_grad():
-            outputs = model(**tensors, return_dict=False)
+            outputs = call_model(model, tensors)
         model.train(training)
         return tuple(output.float().cpu().numpy() for output in outputs)
 

@@ -5,24 +5,17 @@ A patch shadows names that the script has imported already (``Trainer``, ``Train
 lets the script end on a user's mistake with one line instead of a traceback.
 """
 
-import argparse
-import logging
-import os
 from typing import Any
 
-import torch
 import transformers
 from torch import nn
-from torch.utils.data import TensorDataset
 
 from nncf_transformers import excepthook
-from nncf_transformers.compression import LOADING_LOGGER, Compression, load_model, without_quantizers
+from nncf_transformers.compression import LOADING_LOGGER, load_model, without_quantizers
 from nncf_transformers.data import evaluate, load_dataset
-from nncf_transformers.errors import UsageError
-from nncf_transformers.export import export_model as _export_model
-from nncf_transformers.flags import add_arguments, flags_of
+from nncf_transformers.flags import add_arguments
 from nncf_transformers.hf import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainingArguments
-from nncf_transformers.inputs import INPUT_NAMES
+from nncf_transformers.loop import export_model, start_training
 
 __all__ = [
     "AutoModelForQuestionAnswering",
@@ -37,8 +30,6 @@ __all__ = [
     "start_training",
 ]
 
-logger = logging.getLogger(__name__)
-
 excepthook.install()
 # The scripts load a model and hand it to the Trainer, which restores its quantizers.
 LOADING_LOGGER.addFilter(without_quantizers)
@@ -50,65 +41,3 @@ class AutoModelForQuestionAnswering:
     @staticmethod
     def from_pretrained(folder: str, *args: Any, **kwargs: Any) -> nn.Module:
         return load_model(transformers.AutoModelForQuestionAnswering, folder, *args, **kwargs)
-
-
-def start_training(
-    args: argparse.Namespace, model: nn.Module, optimizer: torch.optim.Optimizer, train_dataset: TensorDataset
-) -> None:
-    """Compress ``model`` if ``--nncf-config`` says so; give the compression's parameters to the optimizer.
-
-    To be called after the optimizer and before the learning-rate scheduler is made. The scalars of the compression go
-    to TensorBoard every ``args.logging_steps`` updates, from the first process only.
-
-    Args:
-        args: the script's arguments, with the flags of :func:`add_arguments`.
-        model: on its device, not yet wrapped for distributed training; changed in place.
-        optimizer: holds the model's own parameters.
-        train_dataset: tensors in the order input_ids, attention_mask, token_type_ids, …, each (samples, sequence).
-    """
-    config = flags_of(args).check()
-    compression = Compression.of(model)
-    if compression is None and config is not None:
-        compression = Compression(config)
-        order = torch.randperm(len(train_dataset), generator=torch.Generator().manual_seed(args.seed)).tolist()
-        rows = (train_dataset[i] for i in order)
-        named = ({n: t.unsqueeze(0) for n, t in zip(INPUT_NAMES, row, strict=False)} for row in rows)
-        compression.start(model, named)
-    elif compression is not None and config is not None:
-        compression.check_same(config)
-    if compression is None:
-        return
-    compression.add_to(optimizer, model)
-    if args.local_rank in (-1, 0):
-        _log_statistics(args, compression, model, optimizer)
-
-
-def export_model(args: argparse.Namespace, model: nn.Module, tokenizer: Any) -> None:
-    """Write what ``--to-onnx`` and ``--to-openvino`` ask for, in the first process."""
-    flags = flags_of(args)
-    if flags.nncf_config is not None and Compression.of(model) is None:
-        raise UsageError(
-            f"--nncf-config: {args.model_name_or_path} is not a compressed checkpoint; add --do_train to compress it"
-        )
-    if (flags.to_onnx or flags.to_openvino) and args.local_rank in (-1, 0):
-        _export_model(model, to_onnx=flags.to_onnx, to_openvino=flags.to_openvino, tokenizer=tokenizer)
-
-
-def _log_statistics(
-    args: argparse.Namespace, compression: Compression, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> None:
-    """Write the compression's scalars after every ``args.logging_steps``-th update of ``optimizer``."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer = SummaryWriter(os.path.join(args.output_dir, "compression"))
-    steps = 0
-
-    def log(*_: Any) -> None:
-        nonlocal steps
-        steps += 1
-        if args.logging_steps > 0 and steps % args.logging_steps == 0:
-            for name, value in compression.statistics(model).items():
-                writer.add_scalar(name, value, steps)
-            writer.flush()
-
-    optimizer.register_step_post_hook(log)

@@ -19,7 +19,7 @@ from nncf_transformers.errors import CompressionError, UsageError
 from nncf_transformers.export.onnx import output_names, write_onnx
 from nncf_transformers.export.openvino import BIN, XML, write_ir
 from nncf_transformers.export.parity import Parity, check_quantizer_count, compare
-from nncf_transformers.inputs import synthetic_inputs
+from nncf_transformers.inputs import call_model, synthetic_inputs
 from nncf_transformers.runtimes import Inputs, onnx_runtime, openvino_runtime, torch_runtime
 
 __all__ = ["check_targets", "export_model", "output_names"]
@@ -107,7 +107,7 @@ def _export(
     """Write into ``folders``, one a target, check, and move what was asked for to its place."""
     file = folders[0] / "model.onnx"
     write_onnx(model, file)
-    names = [name for name, _ in quantizers(model)]
+    names = _live_quantizers(model)
     weights = sum(map(is_weight_quantizer, names))
     counts = check_quantizer_count(file, weights, len(names) - weights)
     reference = torch_runtime(model)
@@ -138,6 +138,24 @@ def _export(
         ir.rename(destination)
         logger.info("wrote %s (%.1f MB)", destination / XML, (destination / BIN).stat().st_size / 1e6)
     return results
+
+
+def _live_quantizers(model: nn.Module) -> list[str]:
+    """Name the quantizers that the outputs depend on: an exporter leaves the others out.
+
+    A question-answering model of 2019 runs its pooler and does not use the result.
+    """
+    named = dict(quantizers(model))
+    own = {name: [p for p in module.parameters() if p.requires_grad] for name, module in named.items()}
+    flat = [parameter for parameters in own.values() for parameter in parameters]
+    if not flat:
+        return list(named)
+    with torch.enable_grad():
+        outputs = call_model(model, synthetic_inputs(model, batch=1, sequence=8))
+        gradients = torch.autograd.grad(sum(output.sum() for output in outputs), flat, allow_unused=True)  # type: ignore[arg-type]
+    used = {id(parameter) for parameter, gradient in zip(flat, gradients, strict=True) if gradient is not None}
+    # One whose parameters are frozen cannot tell, and counts.
+    return [name for name, parameters in own.items() if not parameters or any(id(p) in used for p in parameters)]
 
 
 @contextlib.contextmanager

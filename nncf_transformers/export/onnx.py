@@ -14,7 +14,7 @@ from torch import nn
 from nncf_transformers.algorithms.quantization import quantizers
 from nncf_transformers.export.fold import fold_weights
 from nncf_transformers.export.strip import stripped
-from nncf_transformers.inputs import synthetic_inputs
+from nncf_transformers.inputs import call_model, synthetic_inputs
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class _Positional(nn.Module):
         self.names = names
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return self.model(**dict(zip(self.names, tensors, strict=True)), return_dict=False)
+        return call_model(self.model, dict(zip(self.names, tensors, strict=True)))
 
 
 def _per_token(model: nn.Module) -> bool:

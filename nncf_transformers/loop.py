@@ -1,0 +1,84 @@
+"""What a script with a training loop of its own calls at its seams: after the optimizer is made, and before the export.
+
+These functions take the script's parsed arguments as they have been since 2019, and need no particular version of
+Transformers.
+"""
+
+import argparse
+import logging
+import os
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from nncf_transformers.compression import Compression
+from nncf_transformers.errors import UsageError
+from nncf_transformers.export import export_model as _export_model
+from nncf_transformers.flags import flags_of
+from nncf_transformers.inputs import INPUT_NAMES
+
+logger = logging.getLogger(__name__)
+
+
+def start_training(
+    args: argparse.Namespace, model: nn.Module, optimizer: torch.optim.Optimizer, train_dataset: TensorDataset
+) -> None:
+    """Compress ``model`` if ``--nncf-config`` says so; give the compression's parameters to the optimizer.
+
+    To be called after the optimizer and before the learning-rate scheduler is made. The scalars of the compression go
+    to TensorBoard every ``args.logging_steps`` updates, from the first process only.
+
+    Args:
+        args: the script's arguments, with the flags of :func:`add_arguments`.
+        model: on its device, not yet wrapped for distributed training; changed in place.
+        optimizer: holds the model's own parameters.
+        train_dataset: tensors in the order input_ids, attention_mask, token_type_ids, …, each (samples, sequence).
+    """
+    config = flags_of(args).check()
+    compression = Compression.of(model)
+    if compression is None and config is not None:
+        compression = Compression(config)
+        order = torch.randperm(len(train_dataset), generator=torch.Generator().manual_seed(args.seed)).tolist()
+        rows = (train_dataset[i] for i in order)
+        named = ({n: t.unsqueeze(0) for n, t in zip(INPUT_NAMES, row, strict=False)} for row in rows)
+        compression.start(model, named)
+    elif compression is not None and config is not None:
+        compression.check_same(config)
+    if compression is None:
+        return
+    compression.add_to(optimizer, model)
+    if args.local_rank in (-1, 0):
+        _log_statistics(args, compression, model, optimizer)
+
+
+def export_model(args: argparse.Namespace, model: nn.Module, tokenizer: Any) -> None:
+    """Write what ``--to-onnx`` and ``--to-openvino`` ask for, in the first process."""
+    flags = flags_of(args)
+    if flags.nncf_config is not None and Compression.of(model) is None:
+        raise UsageError(
+            f"--nncf-config: {args.model_name_or_path} is not a compressed checkpoint; add --do_train to compress it"
+        )
+    if (flags.to_onnx or flags.to_openvino) and args.local_rank in (-1, 0):
+        _export_model(model, to_onnx=flags.to_onnx, to_openvino=flags.to_openvino, tokenizer=tokenizer)
+
+
+def _log_statistics(
+    args: argparse.Namespace, compression: Compression, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """Write the compression's scalars after every ``args.logging_steps``-th update of ``optimizer``."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(os.path.join(args.output_dir, "compression"))
+    steps = 0
+
+    def log(*_: Any) -> None:
+        nonlocal steps
+        steps += 1
+        if args.logging_steps > 0 and steps % args.logging_steps == 0:
+            for name, value in compression.statistics(model).items():
+                writer.add_scalar(name, value, steps)
+            writer.flush()
+
+    optimizer.register_step_post_hook(log)
