@@ -11,8 +11,15 @@ NPROC  ?= 1
 EXTRA  ?=
 TASK   ?= squad
 NAME   ?= unnamed
+TO     ?=
+AS     ?=
+UPSTREAM ?=
 
-VENV := .venv
+# A pin whose library is not that of requirements.txt has requirements and an environment of its own.
+OWN  := $(if $(wildcard requirements-$(PIN).txt),-$(PIN))
+VENV := .venv$(OWN)
+# The library of 2019 comes from the pin's own checkout.
+CHECKOUT := $(if $(filter v2.2,$(PIN)),$(CURDIR)/build/$(PIN))
 RUN  := $(VENV)/bin/python
 # Installed when this stamp is newer than the requirements: an interrupted installation leaves no stamp. The .pth file
 # lets the patched scripts find nncf_transformers, however they are started.
@@ -27,21 +34,22 @@ flags = --pin $(PIN) --nproc $(NPROC) $(if $(MODEL),--model $(MODEL)) $(if $(DAT
 
 .DEFAULT_GOAL := help
 .PHONY: help setup fetch apply revert status squad-fp32 squad-int8 xnli-fp32 xnli-int8 mnli-int8 sst2-int8 mrpc-int8 \
-	demo test lint format clean distclean bench-step bench-latency bench-apply measure readme
+	demo test lint format clean distclean bench-step bench-latency bench-apply bench-drift measure readme \
+	drift rebase matrix
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo "Variables: PIN MODEL DATA OUT EPOCHS BATCH NPROC EXTRA, for example"
+	@echo "Variables: PIN MODEL DATA OUT EPOCHS BATCH NPROC EXTRA; TO AS UPSTREAM. For example"
 	@echo "  make squad-int8 MODEL=DIR DATA=DIR EPOCHS=1 EXTRA='--max_train_samples 1000'"
 
-setup: $(READY) ## make .venv and install the pinned requirements into it
+setup: $(READY) ## make .venv (or .venv-PIN) and install the pinned requirements into it
 
-$(READY): requirements.txt requirements.lock pyproject.toml
+$(READY): requirements-common.txt requirements$(OWN).txt requirements$(OWN).lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 12) else "error: Python 3.11 or 3.12 is needed, this is %d.%d; run make PYTHON=python3.11" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt -c requirements.lock
-	$(RUN) -c 'import pathlib, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "nncf-transformers-overlay.pth").write_text("$(CURDIR)\n")'
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements$(OWN).txt -c requirements$(OWN).lock
+	$(RUN) -c 'import pathlib, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "nncf-transformers-overlay.pth").write_text("$(CURDIR)\n$(CHECKOUT)\n")'
 	touch $@
 
 fetch: $(READY) ## fill the mirror of the pin's upstream (UPSTREAM_URL=URL-or-path for another source)
@@ -55,6 +63,17 @@ revert: $(READY) ## take the patches off again
 
 status: $(READY) ## say what is fetched, applied or changed
 	$(RUN) apply_patch.py status
+
+drift: $(READY) ## carry the patches over upstream's history: what each commit did (UPSTREAM=URL-or-path, TO=REF)
+	$(if $(UPSTREAM),$(RUN) apply_patch.py fetch --history --pin $(PIN) --from $(UPSTREAM))
+	$(RUN) apply_patch.py drift --pin $(PIN) $(if $(TO),--to $(TO)) $(if $(UPSTREAM),--from $(UPSTREAM)) --html build/drift-$(PIN).html
+
+rebase: $(READY) ## carry the patches to a later commit, as a new pin: make rebase TO=REF AS=NAME (UPSTREAM=URL-or-path)
+	$(if $(UPSTREAM),$(RUN) apply_patch.py fetch --history --pin $(PIN) --from $(UPSTREAM))
+	$(RUN) apply_patch.py rebase --pin $(PIN) --to $(TO) --as $(AS) $(if $(UPSTREAM),--from $(UPSTREAM))
+
+matrix: $(READY) ## apply and try out every pin whose upstream is in the cache and whose environment is installed
+	$(RUN) scripts/matrix.py
 
 squad-fp32: $(READY) ## fine-tune the FP32 baseline on SQuAD
 	$(RUN) scripts/train.py squad $(flags)
@@ -95,6 +114,10 @@ bench-latency: $(READY) ## latency and size of INT8 against FP32 in OpenVINO and
 bench-apply: $(READY) ## time of a warm apply and of apply_patch.py --help
 	$(RUN) benchmarks/bench_apply.py $(EXTRA)
 
+bench-drift: $(READY) ## how long a patch lives on upstream's history; speed of drift (UPSTREAM=URL-or-path)
+	$(if $(UPSTREAM),$(RUN) apply_patch.py fetch --history --from $(UPSTREAM))
+	$(RUN) benchmarks/bench_drift.py --json benchmarks/measured/bench-drift.json $(if $(UPSTREAM),--from $(UPSTREAM)) $(EXTRA)
+
 test: $(READY) ## linters, types and all tests
 	$(MAKE) --no-print-directory lint
 	$(RUN) -m pytest
@@ -113,4 +136,4 @@ clean: ## remove build/ and caches; .venv, runs/ and the mirror in the user's ca
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache
 
 distclean: clean ## remove .venv and runs/, too
-	rm -rf $(VENV) runs
+	rm -rf .venv .venv-* runs

@@ -14,18 +14,19 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.bench_drift import table as drift_table  # noqa: E402
 from benchmarks.harness import table  # noqa: E402
 
 README = ROOT / "README.md"
 MEASURED = ROOT / "benchmarks" / "measured"
 # Records of benchmarks, as their --json writes them; all others are of measure.py.
-BENCHES = ("bench-step", "bench-latency")
+BENCHES = ("bench-step", "bench-latency", "bench-drift")
 
 
 def main() -> int:
     """Rewrite the README's tables, or check them."""
     before = README.read_text(encoding="utf-8")
-    after = render(before, {"published": published(), "measured": measured(), "bench": bench()})
+    after = render(before, {"published": published(), "measured": measured(), "bench": bench(), "drift": drift()})
     if "--check" in sys.argv[1:]:
         if before != after:
             print("error: README.md: its tables are not those of benchmarks/; run `make readme`", file=sys.stderr)
@@ -63,7 +64,7 @@ def measured() -> str:
 
 def bench() -> str:
     """The ratios of the benchmarks, one line each."""
-    step, latency = (json.loads((MEASURED / f"{name}.json").read_text(encoding="utf-8")) for name in BENCHES)
+    step, latency = (json.loads((MEASURED / f"{name}.json").read_text(encoding="utf-8")) for name in BENCHES[:2])
     lines = ["| what | MiniLM-L6 | BERT-base |", "| --- | ---: | ---: |"]
     shapes = ("minilm", "bert-base")
     ratios = [f"{step[shape]['ratio']:.2f} ×" for shape in shapes]
@@ -79,6 +80,22 @@ def bench() -> str:
         lines.append(f"| {title} | {' | '.join(ratios)} |")
     lines.append(f"| OpenVINO latency, INT8 / FP32 as it runs by default (here in bfloat16) | {' | '.join(own)} |")
     return "\n".join(lines)
+
+
+def drift() -> str:
+    """The lives of the seam, the losses by name, and the speed."""
+    record = json.loads((MEASURED / "bench-drift.json").read_text(encoding="utf-8"))
+    losses = [loss for result in record["starts"].values() for loss in result[f"year {result['years']}"]["losses"]]
+    speed = record["speed"]
+    return "\n\n".join(
+        (
+            drift_table(record),
+            f"Losses of ours: {'; '.join(losses) or 'none'}. History ends at {record['tip'][:12]} "
+            f"({record['ends']}). Speed, all {speed['scripts']} scripts of {speed['from']} over a year: "
+            f"{speed['commits']} upstream commits in {speed['seconds']:.1f} s, {speed['commits_per_second']} a second, "
+            f"with {speed['peak_mb']} MB of memory at the most.",
+        )
+    )
 
 
 def _section(record: dict[str, Any]) -> str:

@@ -14,6 +14,8 @@ import os
 import shlex
 import sys
 import tomllib
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from overlay.errors import OverlayError  # noqa: E402
-from overlay.pins import load_pins  # noqa: E402
+from overlay.pins import Pin, load_pins  # noqa: E402
 
 PUBLISHED = ROOT / "benchmarks" / "published.toml"
 
@@ -49,6 +51,7 @@ def compose(args: argparse.Namespace, task: dict[str, Any], extra: list[str]) ->
         OverlayError: an unknown pin, a pin without such a script, or one that is not applied.
     """
     script = script_path(args.pin, args.script or task["script"])
+    text = script.read_text(encoding="utf-8")
     kind = "int8" if args.int8 else "fp32"
     out = args.out or f"runs/{args.pin}/{args.task}-{kind}"
     options = {
@@ -57,11 +60,12 @@ def compose(args: argparse.Namespace, task: dict[str, Any], extra: list[str]) ->
         "do_train": "",
         "do_eval": "",
         "num_train_epochs": str(args.epochs if args.epochs is not None else task["epochs"]),
-        **_batch_sizes(script, args.batch or task["batch"], task["eval_batch"]),
+        **_batch_sizes(text, args.batch or task["batch"], task["eval_batch"]),
         **task["arguments"],
         **task.get("scripts", {}).get(script.stem, {}),
+        **_of_2019(text, task, args.data),
     }
-    if args.data:
+    if args.data and "train_file" not in options:
         options["data_dir"] = args.data
     if args.int8:
         options["nncf_config"] = args.config or str(ROOT / task["config"])
@@ -71,7 +75,7 @@ def compose(args: argparse.Namespace, task: dict[str, Any], extra: list[str]) ->
     words = [w for k, v in options.items() if k not in given for w in (f"--{k}", v) if w]
     launcher = [sys.executable]
     if args.nproc > 1:
-        if "--local_rank" in (text := script.read_text(encoding="utf-8")) and "LOCAL_RANK" not in text:
+        if "--local_rank" in text and "LOCAL_RANK" not in text and "join_processes" not in text:
             raise OverlayError(f"{script.name} of pin {args.pin} cannot be started by torchrun; use run_qa, or NPROC=1")
         launcher += ["-m", "torch.distributed.run", f"--nproc_per_node={args.nproc}"]
     return [*launcher, str(script), *words, *extra]
@@ -84,10 +88,29 @@ def script_path(pin_name: str, script: str) -> Path:
         OverlayError: an unknown pin, a script that the pin does not have, or a pin that is not applied.
     """
     pin = load_pins(ROOT / "pins.toml").get(pin_name)
+    if there := _other_library(pin):
+        raise OverlayError(
+            f"pin {pin.name} needs {pin.library}, this environment has {there}: run `make setup PIN={pin.name}`, and "
+            f"make with PIN={pin.name}"
+        )
     path = ROOT / "build" / pin.name / pin.script(script)
     if not path.is_file():
         raise OverlayError(f"pin {pin.name} is not applied: run `make apply PIN={pin.name}` first")
     return path
+
+
+def _other_library(pin: Pin) -> str | None:
+    """Say which library is here, if it is not the pin's: a release, or its own checkout (``name @ folder``)."""
+    name, at, folder = pin.library.partition(" @ ")
+    if at:
+        spec = find_spec(name)
+        home = Path(spec.origin).resolve() if spec is not None and spec.origin else None
+        return None if home is None or home.is_relative_to(ROOT / folder) else str(home.parent)
+    name, _, wanted = pin.library.partition("==")
+    try:
+        return None if version(name) == wanted else f"{name} {version(name)}"
+    except PackageNotFoundError:
+        return f"no {name}"
 
 
 def _default_model(args: argparse.Namespace, task: dict[str, Any]) -> str:
@@ -102,9 +125,23 @@ def _default_model(args: argparse.Namespace, task: dict[str, Any]) -> str:
     return ours
 
 
-def _batch_sizes(script: Path, train: int, evaluate: int) -> dict[str, str]:
+def _of_2019(text: str, task: dict[str, Any], data: str | None) -> dict[str, str]:
+    """What the scripts of 2019 need besides: a model type, lower case for uncased models, and files of SQuAD."""
+    if "pretrained_config_archive_map" not in text:
+        return {}
+    words = {"model_type": task["model_type"]}
+    if task["arguments"].get("task_name") == "sst2":
+        words["task_name"] = "sst-2"
+    if "uncased" in task["model"]:
+        words["do_lower_case"] = ""
+    if "--predict_file" in text and data:
+        words |= {"train_file": f"{data}/train-v1.1.json", "predict_file": f"{data}/dev-v1.1.json"}
+    return words
+
+
+def _batch_sizes(text: str, train: int, evaluate: int) -> dict[str, str]:
     """Spell the batch sizes as the script does: hand-written loops keep the name of 2019."""
-    what = "gpu" if script.stem == "run_squad" else "device"
+    what = "gpu" if "per_gpu_train_batch_size" in text else "device"
     return {f"per_{what}_train_batch_size": str(train), f"per_{what}_eval_batch_size": str(evaluate)}
 
 

@@ -57,7 +57,22 @@ def test_readme_has_the_recorded_figures() -> None:
 def test_help_names_every_target() -> None:
     listed = make("help")
     tasks = [f"{task}-int8" for task in TASKS] + ["squad-fp32", "xnli-fp32"]
-    for target in ("help", "setup", "fetch", "apply", "revert", "status", *tasks, "demo", "test", "lint", "clean"):
+    for target in (
+        "help",
+        "setup",
+        "fetch",
+        "apply",
+        "revert",
+        "status",
+        *tasks,
+        "demo",
+        "test",
+        "lint",
+        "clean",
+        "drift",
+        "rebase",
+        "matrix",
+    ):
         assert re.search(rf"^  {target} ", listed, re.MULTILINE), target
 
 
@@ -96,6 +111,28 @@ def test_variables_reach_the_command() -> None:
     recipe = make("-n", "squad-int8", *variables, "EXTRA=--fp16")
     expected = "squad --int8 --pin embedded --nproc 2 --model M --data D --epochs 1 --batch 3 -- --fp16"
     assert expected in " ".join(recipe.split())
+
+
+def test_each_library_has_its_environment() -> None:
+    assert ".venv/bin/python scripts/train.py" in make("-n", "squad-int8", "PIN=v4.57")
+    for pin in ("v5.2", "v2.2"):
+        assert f".venv-{pin}/bin/python scripts/train.py squad --int8 --pin {pin}" in make(
+            "-n", "squad-int8", f"PIN={pin}"
+        )
+        locked = (ROOT / f"requirements-{pin}.lock").read_text().splitlines()
+        common = (ROOT / "requirements-common.txt").read_text().splitlines()
+        for line in common:
+            if not line.startswith("#"):
+                assert line.lower() in map(str.lower, locked), f"{line} is not locked for {pin}"
+
+
+def test_following_upstream_reaches_the_commands() -> None:
+    recipe = make("-n", "rebase", "TO=main", "AS=next", "UPSTREAM=/m")
+    assert "fetch --history --pin v4.57 --from /m" in recipe
+    assert "rebase --pin v4.57 --to main --as next --from /m" in recipe
+    assert "drift --pin v4.57 --from /m --html build/drift-v4.57.html" in " ".join(
+        make("-n", "drift", "UPSTREAM=/m").split()
+    )
 
 
 def test_mistakes_in_the_front_door() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,58 +10,9 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT, Result
-from datasets import ClassLabel, Dataset, Features, Value
 
 # What differs between any two runs of one and the same script: clocks and folder names.
 NOISE = ("runtime", "per_second", "time", "total_flos")
-
-
-@pytest.fixture(scope="session")
-def offline(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder to run in: with its data sets and cached metrics even unpatched scripts need no network."""
-    folder = tmp_path_factory.mktemp("offline")
-    # Where evaluate keeps the metrics that it has downloaded once.
-    metrics = folder / "modules" / "evaluate_modules" / "metrics"
-    for name in ("squad", "glue", "accuracy", "xnli"):
-        cached = metrics / f"evaluate-metric--{name}" / ("0" * 64)
-        shutil.copytree(ROOT / "nncf_transformers" / "metrics" / name, cached)
-        for package in (cached, cached.parent):
-            (package / "__init__.py").touch()
-    for package in (metrics, metrics.parent):
-        (package / "__init__.py").touch()
-    names = ClassLabel(names=["entailment", "neutral", "contradiction"])
-    features = Features({"premise": Value("string"), "hypothesis": Value("string"), "label": names})
-    for split, file in (("train", "train"), ("validation", "dev")):
-        lines = (data / "xnli" / "en" / f"{file}.tsv").read_text(encoding="utf-8").splitlines()[1:]
-        rows = [dict(zip(features, line.split("\t"), strict=True)) for line in lines]
-        Dataset.from_list(rows, features=features).to_parquet(folder / "xnli" / "en" / f"{split}.parquet")
-    (folder / "xnli" / "README.md").write_text(
-        "---\nconfigs:\n- config_name: en\n  data_files:\n  - split: train\n    path: en/train.parquet\n"
-        "  - split: validation\n    path: en/validation.parquet\n---\n"
-    )
-    for split in ("train", "dev"):
-        rows = (data / "glue" / "SST-2" / f"{split}.tsv").read_text(encoding="utf-8").splitlines()[1:]
-        cells = (row.rsplit("\t", 1) for row in rows)
-        (folder / f"{split}.json").write_text(
-            "".join(json.dumps({"sentence": text, "label": int(label)}) + "\n" for text, label in cells)
-        )
-    flat = json.loads((data / "squad" / "train-v1.1.json").read_text(encoding="utf-8"))["data"]
-    questions = [
-        {
-            "id": qa["id"],
-            "context": paragraph["context"],
-            "question": qa["question"],
-            "answers": {
-                "text": [a["text"] for a in qa["answers"]],
-                "answer_start": [a["answer_start"] for a in qa["answers"]],
-            },
-        }
-        for article in flat
-        for paragraph in article["paragraphs"]
-        for qa in paragraph["qas"]
-    ]
-    (folder / "squad.json").write_text(json.dumps({"data": questions}))
-    return folder
 
 
 TRAINER = ("--max_steps", 3, "--save_steps", 2, "--logging_steps", 1, "--do_train", "--do_eval", "--use_cpu")
@@ -158,13 +110,12 @@ def test_upstream(
     shutil.copytree(patched.parent, plain.parent)
     for file in plain.parent.glob("*.py"):
         path = (patched.parent / file.name).relative_to(upstream)
-        file.write_text(_unpatched(upstream, path), encoding="utf-8")
+        file.write_text(unpatched(upstream, path), encoding="utf-8")
     assert plain.read_bytes() != patched.read_bytes()
     compare(run, plain, patched, flags(script, data, offline), offline, tmp_path)
 
 
-def _unpatched(tree: Path, path: Path) -> str:
-    import subprocess
-
+def unpatched(tree: Path, path: Path) -> str:
+    """A file of a work tree as upstream has it."""
     show = ["git", "-C", str(tree), "show", f"refs/overlay/base:{path}"]
     return subprocess.run(show, check=True, capture_output=True, text=True).stdout

@@ -1,0 +1,288 @@
+"""Every pin in its own environment: the scripts go through, and checkpoints of one pin work in another."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, Result
+from safetensors.torch import load_file
+from test_unchanged import compare, flags, unpatched
+from tiny import tiny_batches, tiny_model
+from torch import nn
+from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
+
+import apply_patch
+from nncf_transformers.compression import Compression, load_model
+from nncf_transformers.config import parse_config
+from nncf_transformers.inputs import call_model, synthetic_inputs
+from overlay.pins import load_pins
+from scripts import matrix
+
+PINS = load_pins(ROOT / "pins.toml")
+SETTINGS = {"algorithms": [{"algorithm": "quantization", "calibration_samples": 8, "smooth_quant": 0.95}]}
+FAMILIES = {
+    "bert": AutoModelForQuestionAnswering,
+    "roberta": AutoModelForSequenceClassification,
+    "distilbert": AutoModelForQuestionAnswering,
+}
+# Of the logits' deviation. The two libraries compute the same numbers in the same order, except for DistilBERT, where
+# one divides the query before it is quantized and the other after it.
+TOLERANCE = {"bert": 1e-5, "roberta": 1e-5, "distilbert": 0.5}
+# How byte-level BPE writes the printable characters.
+BYTES = [chr(i) for i in range(33, 127)] + ["Ġ"]
+
+
+def require(pin: str) -> None:
+    if reason := matrix.left_out(PINS.get(pin)):
+        pytest.skip(f"pin {pin}: {reason}")
+    assert apply_patch.main(["apply", "--pin", pin]) == 0
+
+
+def in_pin(
+    pin: str, *words: object, code: int = 0, cwd: Path = ROOT, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run Python in a pin's environment."""
+    command = [str(word) for word in (matrix.interpreter(PINS.get(pin)), *words)]
+    settings = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | environment
+    done = subprocess.run(command, cwd=cwd, env=settings, capture_output=True, text=True, timeout=600)
+    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done
+
+
+@pytest.mark.slow
+@pytest.mark.upstream
+@pytest.mark.parametrize(
+    ("pin", "scripts"), [("v5.2", ("run_qa", "run_glue", "run_xnli")), ("v2.2", ("run_squad", "run_glue", "run_xnli"))]
+)
+def test_matrix_tries_every_script_of_a_pin(run: Callable[..., Result], pin: str, scripts: tuple[str, ...]) -> None:
+    require(pin)
+    out = run("scripts/matrix.py", "--pin", pin).out
+    assert out.splitlines() == [f"{pin} {name}: trained, evaluated, exported" for name in scripts]
+
+
+@pytest.mark.slow
+@pytest.mark.upstream
+@pytest.mark.parametrize(("trained", "evaluated"), [("v4.57", "v5.2"), ("v5.2", "v4.57")])
+def test_checkpoint_has_the_same_metric_under_another_pin(
+    data: Path, config: Path, tmp_path: Path, trained: str, evaluated: str
+) -> None:
+    for pin in (trained, evaluated):
+        require(pin)
+
+    def squad(pin: str, *words: object) -> str:
+        script = ROOT / "build" / pin / PINS.get(pin).script("run_qa")
+        sizes = ("--max_seq_length", 64, "--doc_stride", 16, "--use_cpu", "--report_to", "none")
+        done = in_pin(pin, script, *words, *sizes, "--dataset_name", "squad", "--data_dir", data / "squad", "--do_eval")
+        figure = re.search(r"eval_f1\s+=\s+([\d.]+)", done.stdout)
+        assert figure is not None
+        return figure[1]
+
+    out = tmp_path / "out"
+    train = ["--do_train", "--max_steps", 3, "--learning_rate", "1e-3", "--nncf-config", config]
+    own = squad(trained, "--model_name_or_path", data / "model", "--output_dir", out, *train)
+    assert squad(evaluated, "--model_name_or_path", out, "--output_dir", tmp_path / "other") == own
+
+
+@pytest.mark.slow
+@pytest.mark.upstream
+def test_models_of_2019_reload_exactly_and_load_today(tmp_path: Path) -> None:
+    require("v2.2")
+    helper = Path(__file__).with_name("library_2019.py")
+    in_pin("v2.2", helper, "make", tmp_path)
+    for family, auto in FAMILIES.items():
+        model = load_model(auto, tmp_path / family).eval()
+        expected = np.load(tmp_path / family / "logits.npy")
+        assert np.abs(logits(model) - expected).max() <= TOLERANCE[family] * expected.std(), family
+
+
+@pytest.mark.slow
+@pytest.mark.upstream
+def test_models_of_today_load_in_2019(tmp_path: Path) -> None:
+    require("v2.2")
+    expected = {}
+    for family, auto in FAMILIES.items():
+        head = "qa" if auto is AutoModelForQuestionAnswering else "classes"
+        model = tiny_model(family, head)
+        Compression(parse_config(SETTINGS, "test")).start(model, tiny_batches(model))
+        model.save_pretrained(tmp_path / family)
+        expected[family] = logits(model)
+    in_pin("v2.2", Path(__file__).with_name("library_2019.py"), "read", *(tmp_path / family for family in FAMILIES))
+    for family, wanted in expected.items():
+        given = np.load(tmp_path / family / "logits-2019.npy")
+        assert np.abs(given - wanted).max() <= TOLERANCE[family] * wanted.std(), family
+
+
+@pytest.mark.slow
+@pytest.mark.upstream
+@pytest.mark.parametrize("script", ["run_squad", "run_glue", "run_xnli"])
+def test_without_our_flags_2019_is_upstream_and_the_fixes_of_its_age(
+    run: Callable[..., Result], data: Path, tmp_path: Path, script: str
+) -> None:
+    require("v2.2")
+    matrix.write_xnli_of_2019(data)
+    tree = ROOT / "build" / "v2.2"
+    age = tmp_path / "age"
+    shutil.copytree(tree, age, ignore=shutil.ignore_patterns(".git", "__pycache__"))
+    for path in ("run_squad", "run_glue", "run_xnli"):
+        plain = subprocess.run(
+            ["git", "-C", str(tree), "show", f"refs/overlay/base:examples/{path}.py"], capture_output=True, check=True
+        ).stdout
+        (age / "examples" / f"{path}.py").write_bytes(plain)
+    patch = ROOT / "patches/v2.2/01-age.patch"
+    subprocess.run(
+        ["git", "apply", str(patch)], cwd=age, check=True, env=os.environ | {"GIT_CEILING_DIRECTORIES": str(tmp_path)}
+    )
+    words = [word.format(data=data) for word in matrix.OLD_WORDS[script]]
+    # Upstream's script of that age reads this format only.
+    model = tmp_path / "model"
+    shutil.copytree(data / "model", model)
+    torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin")
+    words += ["--model_name_or_path", str(model), "--do_train", "--do_eval", "--max_steps", "3"]
+    words += ["--save_steps", "2", "--overwrite_cache", "--output_dir", "out"]
+    files = []
+    for folder in (age, tree):
+        home = tmp_path / f"run-{folder.name}"
+        home.mkdir()
+        in_pin("v2.2", folder / "examples" / f"{script}.py", *words, cwd=home)
+        files.append(
+            {
+                str(path.relative_to(home)): path.read_bytes()
+                for path in sorted((home / "out").rglob("*"))
+                # Settings have the flags of the parser in them.
+                if path.is_file() and path.name != "training_args.bin"
+            }
+        )
+    assert any(name.endswith("pytorch_model.bin") for name in files[0])
+    assert files[0].keys() == files[1].keys()
+    # torch.save keeps its archives' own names and nothing that differs from run to run.
+    assert [name for name in files[0] if files[0][name] != files[1][name]] == []
+
+
+@pytest.mark.slow
+@pytest.mark.upstream
+@pytest.mark.parametrize("script", ["run_qa", "run_glue", "run_xnli"])
+def test_without_our_flags_5_2_is_upstream(data: Path, offline: Path, tmp_path: Path, script: str) -> None:
+    require("v5.2")
+    tree = ROOT / "build" / "v5.2"
+    patched = tree / PINS.get("v5.2").script(script)
+    plain = tmp_path / "plain" / patched.relative_to(tree)
+    shutil.copytree(patched.parent, plain.parent)
+    for file in plain.parent.glob("*.py"):
+        file.write_text(unpatched(tree, (patched.parent / file.name).relative_to(tree)), encoding="utf-8")
+
+    def run(*words: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        return in_pin("v5.2", *words, cwd=cwd, **environment)
+
+    compare(run, plain, patched, flags(script, data, offline), offline, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.upstream
+def test_two_processes_of_2019(data: Path, config: Path, tmp_path: Path) -> None:
+    require("v2.2")
+    words = [word.format(data=data) for word in matrix.OLD_WORDS["run_squad"]]
+    start = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    flags = ["--do_train", "--do_eval", "--max_steps", "3", "--nncf-config", config, "--to-onnx", tmp_path / "m.onnx"]
+    script = ROOT / "build/v2.2/examples/run_squad.py"
+    done = in_pin(
+        "v2.2", *start, script, *words, *flags, "--model_name_or_path", data / "model", "--output_dir", tmp_path / "out"
+    )
+    assert done.stderr.count("export -   wrote ") == 1 and "Results: {'exact'" in done.stderr
+    assert (tmp_path / "m.onnx").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.upstream
+def test_features_of_another_version_are_named(data: Path, tmp_path: Path) -> None:
+    require("v2.2")
+    for name in ("train", "dev"):
+        shutil.copy(data / f"squad/{name}-v1.1.json", tmp_path)
+    torch.save({"features": [Path("x")]}, tmp_path / "cached_train_model_64")
+    words = [
+        word.format(data=data).replace(str(data / "squad"), str(tmp_path)) for word in matrix.OLD_WORDS["run_squad"]
+    ]
+    words += ["--do_train", "--model_name_or_path", str(data / "model"), "--output_dir", str(tmp_path / "out")]
+    done = in_pin("v2.2", ROOT / "build/v2.2/examples/run_squad.py", *words, code=6)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"error: {tmp_path}/cached_train_model_64: ") and "--overwrite_cache" in last
+
+
+SEED = {
+    "run_xnli": "--model_type bert --language en --train_language en --do_train --do_eval --data_dir {data}/xnli-2019 "
+    "--per_gpu_train_batch_size 48 --learning_rate 5e-5 --num_train_epochs 4.0 --max_seq_length 128 "
+    "--save_steps 200 --per_gpu_eval_batch_size 48 --nncf-config nncf_bert_config_xnli.json",
+    "run_squad": "--model_type bert --do_train --do_eval --do_lower_case --train_file {data}/squad/train-v1.1.json "
+    "--predict_file {data}/squad/dev-v1.1.json --learning_rate 3e-5 --num_train_epochs 2 --max_seq_length 384 "
+    "--doc_stride 128 --per_gpu_eval_batch_size=6 --per_gpu_train_batch_size=6 --save_steps=400 "
+    "--nncf-config nncf_bert_config_squad.json",
+    "run_glue": "--model_type roberta --task_name mnli --do_train --do_eval --data_dir {data}/mnli "
+    "--per_gpu_train_batch_size 24 --learning_rate 2e-5 --num_train_epochs 3.0 --max_seq_length 128 "
+    "--save_steps 400 --nncf-config nncf_roberta_config_mnli.json",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.upstream
+@pytest.mark.parametrize("script", SEED)
+def test_command_lines_of_the_original(data: Path, tmp_path: Path, script: str) -> None:
+    """Local paths in place of its placeholders, and --no_cuda; then evaluation without --do_train, with an export."""
+    require("v2.2")
+    matrix.write_xnli_of_2019(data)
+    write_mnli(data)
+    words = SEED[script].format(data=data).split()
+    model = write_roberta(tmp_path / "model") if "roberta" in words else write_bert(data, tmp_path / "model")
+    for config in (ROOT / "nncf_configs").glob("nncf_*.json"):
+        shutil.copy(config, tmp_path)
+    path = ROOT / "build/v2.2/examples" / f"{script}.py"
+    in_pin("v2.2", path, *words, "--no_cuda", "--model_name_or_path", model, "--output_dir", "out", cwd=tmp_path)
+    words.remove("--do_train")
+    words += ["--no_cuda", "--model_name_or_path", "out", "--output_dir", "out", "--to-onnx", "m.onnx"]
+    done = in_pin("v2.2", path, *words, cwd=tmp_path)
+    assert "restored" in done.stderr and (tmp_path / "m.onnx").is_file()
+
+
+def write_bert(data: Path, folder: Path) -> Path:
+    """A tiny BERT with room for 384 tokens, and the demo's vocabulary."""
+    vocabulary = (data / "model/vocab.txt").read_text().splitlines()
+    tiny_model("bert", "qa", vocab_size=len(vocabulary), max_position_embeddings=512).save_pretrained(folder)
+    shutil.copy(data / "model/vocab.txt", folder)
+    return folder
+
+
+def write_roberta(folder: Path) -> Path:
+    """A tiny RoBERTa with a vocabulary of single bytes."""
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *BYTES]
+    model = tiny_model("roberta", "classes", vocab_size=len(tokens), max_position_embeddings=514, num_labels=3)
+    model.save_pretrained(folder)
+    (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return folder
+
+
+def write_mnli(data: Path) -> None:
+    """The demo's pairs in the layout of GLUE's MNLI."""
+    head = "\t".join(f"column{i}" for i in range(12))
+    for split, name in (("train", "train"), ("dev", "dev_matched"), ("dev", "dev_mismatched")):
+        pairs = [line.split("\t") for line in (data / "xnli/en" / f"{split}.tsv").read_text().splitlines()[1:33]]
+        rows = ["\t".join([str(i), *["x"] * 7, a, b, "x", label]) for i, (a, b, label) in enumerate(pairs)]
+        file = data / "mnli" / f"{name}.tsv"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("\n".join([head, *rows]) + "\n")
+
+
+def logits(model: nn.Module) -> np.ndarray:
+    with torch.no_grad():
+        outputs = call_model(model.eval(), synthetic_inputs(model, 3, 20))
+    return np.concatenate([output.numpy().ravel() for output in outputs])
+
+
+def test_pin_of_another_library_is_refused_in_one_line(run: Callable[..., Result]) -> None:
+    error = run("scripts/train.py", "squad", "--pin", "v5.2", code=1).error
+    assert "pin v5.2 needs transformers==5.2.0" in error and "make setup PIN=v5.2" in error
