@@ -66,6 +66,8 @@ def as_user_error(error: BaseException, traceback: TracebackType | None) -> Comp
         return UsageError(f"{file}: not in SQuAD's format, or a training question without answers ({error!r})")
     if isinstance(error, UnpicklingError) and (cache := _local_named("cached_features_file", traceback)):
         return IntegrityError(f"{cache}: another version's features, or damaged; delete it or add --overwrite_cache")
+    if isinstance(error, ImportError) and "apex" in str(error):
+        return UsageError("--fp16 of this script needs the package apex; leave it out, or use --bf16 with PIN=v4.57")
     if isinstance(error, UnboundLocalError) and "'label_list'" in str(error):
         return UsageError(
             "this script does nothing without one of --do_train, --do_eval and --do_predict; add --do_eval"

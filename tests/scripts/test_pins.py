@@ -214,6 +214,58 @@ def test_features_of_another_version_are_named(data: Path, tmp_path: Path) -> No
     assert last.startswith(f"error: {tmp_path}/cached_train_model_64: ") and "--overwrite_cache" in last
 
 
+@pytest.mark.slow
+@pytest.mark.upstream
+def test_saved_models_and_cached_features_of_2019(data: Path, config: Path, tmp_path: Path) -> None:
+    """All checkpoints are evaluated, MNLI's second set too; a run goes on from one of them with the cached features.
+
+    The test has no "checkpoint" in its name, nor therefore in its folder's: the script looks for that word in paths.
+    """
+    require("v2.2")
+    write_mnli(data)
+    folder = shutil.copytree(data / "mnli", tmp_path / "mnli")
+    words = ["--model_type", "bert", "--task_name", "mnli", "--data_dir", folder, "--max_seq_length", 48, "--no_cuda"]
+    words += ["--do_train", "--max_steps", 2, "--save_steps", 2, "--nncf-config", config]
+    script = ROOT / "build/v2.2/examples/run_glue.py"
+    first = [
+        "--model_name_or_path",
+        data / "model",
+        "--output_dir",
+        tmp_path / "out",
+        "--do_eval",
+        "--eval_all_checkpoints",
+    ]
+    in_pin("v2.2", script, *words, *first)
+    for place in ("out", "out/checkpoint-2", "out-MM", "out-MM/checkpoint-2"):
+        assert (tmp_path / place / "eval_results.txt").is_file()
+    # The features are kept under the name of the model's folder.
+    for file in folder.glob("cached_train_model_*"):
+        file.rename(str(file).replace("_model_", "_checkpoint-2_"))
+    # Upstream saves no tokenizer with a checkpoint.
+    second = ["--model_name_or_path", tmp_path / "out/checkpoint-2", "--tokenizer_name", data / "model"]
+    second += ["--output_dir", tmp_path / "on"]
+    done = in_pin("v2.2", script, *words, *second)
+    assert "Loading features from cached file" in done.stderr and "restored 49 quantizers" in done.stderr
+    assert (tmp_path / "on/nncf_config.json").is_file() and (tmp_path / "on/pytorch_model.bin").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.upstream
+def test_half_precision_of_2019_is_refused_in_one_line(data: Path, tmp_path: Path) -> None:
+    require("v2.2")
+    words = [word.format(data=data) for word in matrix.OLD_WORDS["run_squad"]]
+    words += [
+        "--do_train",
+        "--fp16",
+        "--model_name_or_path",
+        str(data / "model"),
+        "--output_dir",
+        str(tmp_path / "out"),
+    ]
+    done = in_pin("v2.2", ROOT / "build/v2.2/examples/run_squad.py", *words, code=2)
+    assert done.stderr.splitlines()[-1].startswith("error: --fp16 of this script needs the package apex")
+
+
 SEED = {
     "run_xnli": "--model_type bert --language en --train_language en --do_train --do_eval --data_dir {data}/xnli-2019 "
     "--per_gpu_train_batch_size 48 --learning_rate 5e-5 --num_train_epochs 4.0 --max_seq_length 128 "
