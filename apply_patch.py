@@ -12,14 +12,15 @@ Exit codes: 0 done, 1 failure, 2 usage, 3 conflict, 4 nothing to do, 5 upstream 
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 APPLY_EXAMPLE = """\
 example:
   $ python apply_patch.py apply --pin v4.57
-  v4.57: applied 4 patches: 2c1d0f…
+  v4.57: applied 4 patches: fc0d2e…
   $ python apply_patch.py apply --pin v4.57
-  v4.57: nothing to do, already applied 4 patches: 2c1d0f…
+  v4.57: nothing to do, already applied 4 patches: fc0d2e…
 """
 FETCH_EXAMPLE = """\
 example:
@@ -44,7 +45,7 @@ example:
 VERIFY_EXAMPLE = """\
 example:
   $ python apply_patch.py verify
-  v4.57: 4 patches and 5 locked files verified, applied: 2c1d0f…
+  v4.57: 4 patches and 5 locked files verified, applied: fc0d2e…
 """
 EXPORT_EXAMPLE = """\
 Edits of a file go to the last patch that touches it. Edits of other files go to --patch; a new one needs
@@ -66,8 +67,8 @@ DRIFT_EXAMPLE = """\
 Exit code 3 if a hunk does not survive. Needs upstream's history: fetch --history.
 
 example:
-  $ python apply_patch.py drift --to main --html drift.html
-  v4.57: 10f6891fc51e to ecd0536d5fec: 1380 upstream commits, 9 touch patched files
+  $ python apply_patch.py drift --to ecd0536d5fec --html drift.html
+  v4.57: 10f6891fc51e to ecd0536d5fec: 1341 upstream commits, 8 touch patched files
   …
 """
 REBASE_EXAMPLE = """\
@@ -75,9 +76,9 @@ What git cannot merge is placed by the syntax around it; what that cannot place 
 conflict markers, for you to edit. Needs upstream's history: fetch --history.
 
 example:
-  $ python apply_patch.py rebase --to main --as next
-  next: 3 patches at ecd0536d5fec7904db4f35f67ac95227e440282e: 9a1c66…
-    wrote patches/next/ and pins.toml; now: python apply_patch.py apply --pin next
+  $ python apply_patch.py rebase --to ecd0536d5fec --as v5.2
+  v5.2: 3 patches at ecd0536d5fec7904db4f35f67ac95227e440282e: cbe070…
+    wrote patches/v5.2/ and pins.toml; now: python apply_patch.py apply --pin v5.2
 """
 SCRIPT_EXAMPLE = """\
 example:
@@ -138,6 +139,14 @@ def build_parser() -> argparse.ArgumentParser:
     add("lock", "write the lock anew after a patch was changed by hand")
     add("repin", "move a pin that is built from a folder to the folder's present content")
     add("lint", "check what the patches look like (all pins, or --pin)", LINT_EXAMPLE)
+    _add_history_commands(add)
+    script = add("script", "print the path of a patched script", SCRIPT_EXAMPLE)
+    script.add_argument("name", help="a script's name in pins.toml, e.g. run_glue")
+    return parser
+
+
+def _add_history_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
+    """Adds the commands that follow upstream."""
     drift = add("drift", "carry the patches over upstream's history and say what each commit did", DRIFT_EXAMPLE)
     drift.add_argument("--to", metavar="REF", default="main", help="last upstream commit (default: %(default)s)")
     drift.add_argument("--since", metavar="REF", help="report on commits after this one (default: the pin's)")
@@ -158,9 +167,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     rebase.add_argument("--continue", dest="resume", action="store_true", help="go on with the files as edited")
     rebase.add_argument("--abort", action="store_true", help="forget the rebase that waits")
-    script = add("script", "print the path of a patched script", SCRIPT_EXAMPLE)
-    script.add_argument("name", help="a script's name in pins.toml, e.g. run_glue")
-    return parser
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -182,11 +182,9 @@ def applies(origin: PatchedFile, content: bytes) -> bool:
         diff = subprocess.run(
             ["git", "diff", "--no-index", "--no-color", "a/f", "b/f"], cwd=folder, env=environment, capture_output=True
         )
-        patch = re.sub(rb"(?m)^(---|\+\+\+) [ab]/[ab]/f$", rb"\1 a/f", diff.stdout)
-        patch = re.sub(rb"(?m)^\+\+\+ a/f$", b"+++ b/f", re.sub(rb"(?m)^diff --git .*$", b"diff --git a/f b/f", patch))
         Path(folder, "f").write_bytes(content)
         return not subprocess.run(
-            ["git", "apply", "--check", "-"], cwd=folder, env=environment, input=patch, capture_output=True
+            ["git", "apply", "--check", "-p2", "-"], cwd=folder, env=environment, input=diff.stdout, capture_output=True
         ).returncode
 
 

@@ -20,7 +20,7 @@ from overlay.history import (
     touching,
 )
 from overlay.layout import Layout
-from overlay.mirror import HISTORY_REF, Mirror, require_mirror
+from overlay.mirror import Mirror, require_mirror
 from overlay.objects import missing_objects
 from overlay.pins import Pin
 from overlay.series import Series
@@ -147,7 +147,7 @@ def drift(
     mirror = require_mirror(pin, layout)
     series, _ = checked_series(pin, layout, mirror)
     git = mirror.git
-    tip = resolve(git, HISTORY_REF if to == "main" else to)
+    tip = resolve(git, to)
     base = resolve(git, since) if since else pin.commit
     for older, newer in ((pin.commit, base), (base, tip)):
         require_descendant(git, older, newer)

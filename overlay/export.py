@@ -72,7 +72,7 @@ class Exported:
 
 
 @dataclass(frozen=True)
-class _Layer:
+class Layer:
     """A patch to be written: its message and author, and the files it shall change."""
 
     patch: Patch
@@ -157,8 +157,7 @@ def repin(pin: Pin, layout: Layout, pins_file: Path) -> Exported:
         with scratch_repository(mirror) as git:
             parents = [moved.commit, *build_stack(git, moved.commit, series)]
             patches = [
-                format_patch(git, commit, series, patch)
-                for commit, patch in zip(parents[1:], series.patches, strict=True)
+                _format(git, commit, series, patch) for commit, patch in zip(parents[1:], series.patches, strict=True)
             ]
         exported = _store(mirror, series, patches, parents[-1])
         if moved.commit != pin.commit:
@@ -194,15 +193,15 @@ def _selected(tree: WorkTree, request: Request) -> dict[str, Change]:
     return edits
 
 
-def _layers(tree: WorkTree, series: Series, commits: Sequence[str]) -> list[_Layer]:
+def _layers(tree: WorkTree, series: Series, commits: Sequence[str]) -> list[Layer]:
     parents = [series.pin.commit, *commits]
     return [
-        _Layer(patch, {change.path: change for change in tree.changes(parent, commit)})
+        Layer(patch, {change.path: change for change in tree.changes(parent, commit)})
         for patch, parent, commit in zip(series.patches, parents, commits, strict=False)
     ]
 
 
-def _with_edits(layers: list[_Layer], series: Series, edits: dict[str, Change], request: Request) -> list[_Layer]:
+def _with_edits(layers: list[Layer], series: Series, edits: dict[str, Change], request: Request) -> list[Layer]:
     """Gives each edit to the layer it belongs to."""
     layers = _with_named(layers, series, request)
     titles = [layer.patch.title for layer in layers]
@@ -226,7 +225,7 @@ def _with_edits(layers: list[_Layer], series: Series, edits: dict[str, Change], 
     return layers
 
 
-def _with_named(layers: list[_Layer], series: Series, request: Request) -> list[_Layer]:
+def _with_named(layers: list[Layer], series: Series, request: Request) -> list[Layer]:
     """Adds the patch that the request names, or changes its message."""
     if request.patch is None:
         if request.subject or request.description:
@@ -252,13 +251,32 @@ def _with_named(layers: list[_Layer], series: Series, request: Request) -> list[
         files=(),
         **message,
     )
-    return [*layers, _Layer(new, {})]
+    return [*layers, Layer(new, {})]
 
 
-def _write(git: Git, mirror: Mirror, series: Series, layers: list[_Layer], drop: Sequence[str] = ()) -> Exported:
-    """Commits the layers, formats the commits, and writes the folder."""
+def _write(git: Git, mirror: Mirror, series: Series, layers: list[Layer], drop: Sequence[str] = ()) -> Exported:
+    """Commits the layers and writes the folder."""
+    patches, commit = commit_layers(git, series, layers, drop)
+    return _store(mirror, series, patches, commit)
+
+
+def commit_layers(git: Git, series: Series, layers: Sequence[Layer], drop: Sequence[str]) -> tuple[list[Patch], str]:
+    """Commits layers on the commit of a series' pin, and formats the commits.
+
+    Args:
+        git: Repository to write to.
+        series: The series; its patches are not looked at.
+        layers: The patches to be written, in order.
+        drop: Names of patches that may be empty and are then left out.
+
+    Returns:
+        The patches, and the SHA that applying them gives.
+
+    Raises:
+        ConflictError: A patch is empty.
+    """
     patches: list[Patch] = []
-    parent = mirror.pin.commit
+    parent = base = series.pin.commit
     droppable = {name.removesuffix(".patch") for name in drop}
     with tempfile.TemporaryDirectory() as scratch:
         staged = git.with_index(Path(scratch, "index"))
@@ -273,30 +291,22 @@ def _write(git: Git, mirror: Mirror, series: Series, layers: list[_Layer], drop:
                     )
                 continue
             parent = commit_tree(git, tree, parent, layer.patch)
-            patches.append(format_patch(git, parent, series, layer.patch))
-    again = build_stack(git, mirror.pin.commit, replace(series, patches=tuple(patches)))
-    if (again[-1] if again else mirror.pin.commit) != parent:
+            patches.append(_format(git, parent, series, layer.patch))
+    again = build_stack(git, base, replace(series, patches=tuple(patches)))
+    if (again[-1] if again else base) != parent:
         raise IntegrityError(
             f"{series.shown}: the patches do not give the commits they were made from; nothing was written"
         )
-    return _store(mirror, series, patches, parent)
+    return patches, parent
 
 
-def _stage(staged: Git, layer: _Layer) -> str:
+def _stage(staged: Git, layer: Layer) -> str:
     entries = "".join(f"{change.mode} {change.blob or '0' * 40}\t{path}\0" for path, change in layer.changes.items())
     staged.run("update-index", "--add", "-z", "--index-info", stdin=entries.encode())
     return staged.text("write-tree", "--missing-ok")
 
 
-def format_patch(git: Git, commit: str, series: Series, patch: Patch) -> Patch:
-    """Writes a commit as a patch of a series, the same bytes everywhere.
-
-    Args:
-        git: A repository with the commit.
-        commit: The commit.
-        series: The series.
-        patch: The patch it was made from, for its name.
-    """
+def _format(git: Git, commit: str, series: Series, patch: Patch) -> Patch:
     raw = git.run(*_FORMAT, commit)
     return parse_patch(patch.name, raw, series.patch_path(patch))
 

@@ -178,23 +178,6 @@ def fetch_blobs(
             )
 
 
-def complete_pin(mirror: Mirror, source: str | None) -> None:
-    """Brings the files of a pin into a mirror that has its commit already.
-
-    Raises:
-        UpstreamUnreachable: The source cannot be read.
-        IntegrityError: It lacks some of them.
-    """
-    pin, git = mirror.pin, mirror.git
-    with run_lock(git.git_dir.with_suffix(".lock"), str(git.git_dir)):
-        git.run("update-ref", f"refs/pins/{pin.name}", pin.commit)
-        if missing := mirror.missing_blobs():
-            found = _Source(source or str(pin.upstream), pin, progress=False)
-            found.fetch(git, _FILTER, objects=missing)
-            if mirror.missing_blobs():
-                raise found.lacks_commit()
-
-
 def _fetch_history(mirror: Mirror, source: _Source) -> None:
     if not source.is_shallow:
         deepen = ("--unshallow",) if mirror.is_shallow else ()

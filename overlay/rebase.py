@@ -15,21 +15,22 @@ from pathlib import PurePosixPath
 from overlay.apply import checked_series
 from overlay.carry import PatchedFile, Verdict
 from overlay.drift import Carried, needing, patched_files, walk
-from overlay.errors import ConflictError, IntegrityError, NothingToDo, UsageError
-from overlay.export import format_patch
-from overlay.fetch import complete_pin
+from overlay.errors import ConflictError, NothingToDo, UsageError
+from overlay.export import Layer, commit_layers
+from overlay.fetch import fetch
 from overlay.files import discard, write_atomically
 from overlay.git import Git
 from overlay.history import read_blobs, require_descendant, resolve
 from overlay.layout import Layout
-from overlay.mirror import HISTORY_REF, Mirror, require_mirror
+from overlay.mirror import Mirror, require_mirror
 from overlay.objects import open_objects
 from overlay.patchfile import Patch
 from overlay.pins import Pin, Pins, check_new_name
 from overlay.rebase_state import Request, State, edited, leave_to_user, read_state, waits
 from overlay.runlock import run_lock
 from overlay.series import LOCK_FILE, SERIES_FILE, Series, make_lock, read_series
-from overlay.stack import build_stack, commit_tree, scratch_repository
+from overlay.stack import scratch_repository
+from overlay.worktree import Change
 
 _VERSION = re.compile(r'^__version__ = "(\d+\.\d+\.\d+)', re.MULTILINE)
 _VERSION_FILE = "src/transformers/__init__.py"
@@ -71,7 +72,7 @@ def rebase(
         if pin.upstream is None:
             raise UsageError(f"pin {pin.name} is built from a folder, which has no history; use 'repin'")
         series, _ = checked_series(pin, layout, mirror)
-        tip = resolve(mirror.git, HISTORY_REF if request.to == "main" else request.to)
+        tip = resolve(mirror.git, request.to)
         require_descendant(mirror.git, pin.commit, tip)
         carried = Carried(patched_files(mirror.git, pin.commit, series))
         walk(mirror.git, carried, pin.commit, tip, needing(mirror, request.source, say))
@@ -198,53 +199,36 @@ def _finish(mirror: Mirror, pins: Pins, layout: Layout, series: Series, state: S
     """Writes the new series and its entry in pins.toml."""
     old, request, git = series.pin, state.request, mirror.git
     pin = _new_pin(git, old, state)
-    complete_pin(Mirror(pin, git), request.source)
+    fetch(pin, layout, request.source)
     dropped = _names(request.drop, series)
     names = {layer.patch for file in state.files for layer in file.layers}
     gone = [patch.name for patch in series.patches if patch.name not in names]
     if not names:
         raise NothingToDo(f"nothing is left of pin {old.name} at {state.tip[:12]}: upstream deleted every patched file")
-    patches: list[Patch] = []
     wanted = [patch for patch in series.patches if patch.name in names]
-    shown = layout.shown(layout.series(pin))
-    new = Series(pin, layout.series(pin), shown, ())
+    new = Series(pin, layout.series(pin), layout.shown(layout.series(pin)), ())
     with scratch_repository(Mirror(pin, git)) as scratch:
-        parent = pin.commit
-        staged = scratch.with_index(scratch.git_dir / "rebase.index")
-        staged.run("read-tree", parent)
-        for patch in wanted:
-            for file in state.files:
-                for layer in file.layers:
-                    if layer.patch == patch.name:
-                        _stage(staged, parent, file.path, layer.content)
-            tree = staged.text("write-tree", "--missing-ok")
-            empty = tree == scratch.text("rev-parse", f"{parent}^{{tree}}")
-            if empty and patch.name in dropped:
-                gone.append(patch.name)
-                continue
-            if empty:
-                raise ConflictError(
-                    f"{patch.name} became empty: upstream has its lines, or a later patch of its files has them now; "
-                    f"leave it out with --drop {patch.title}"
-                )
-            if patch.name in dropped:
-                raise UsageError(f"--drop {patch.title}: other patches change its files, too; undo its edits by hand")
-            parent = commit_tree(scratch, tree, parent, patch)
-            patches.append(format_patch(scratch, parent, new, patch))
-        again = build_stack(scratch, pin.commit, replace(new, patches=tuple(patches)))
-        if again[-1] != parent:
-            raise IntegrityError(
-                f"{shown}: the patches do not give the commits they were made from; nothing was written"
-            )
-    _write(mirror, layout, series, replace(new, patches=tuple(patches)), parent)
+        layers = [Layer(patch, _changes(scratch, pin.commit, patch, state.files)) for patch in wanted]
+        patches, applied = commit_layers(scratch, new, layers, request.drop)
+    for patch in patches:
+        if patch.name in dropped:
+            raise UsageError(f"--drop {patch.title}: other patches change its files, too; undo its edits by hand")
+    gone += [patch.name for patch in wanted if patch.name not in {made.name for made in patches}]
+    _write(mirror, layout, series, replace(new, patches=tuple(patches)), applied)
     notes = (*state.notes, *(f"{name}: left out, upstream deleted its files or --drop names it" for name in gone))
-    return Rebased(pin, parent, len(patches), notes)
+    return Rebased(pin, applied, len(patches), notes)
 
 
-def _stage(staged: Git, parent: str, path: str, content: bytes) -> None:
-    blob = staged.text("hash-object", "-w", "--stdin", stdin=content)
-    mode = staged.records("ls-tree", "-z", "--full-tree", parent, "--", path)[0].split()[0]
-    staged.run("update-index", "-z", "--index-info", stdin=f"{mode} {blob}\t{path}\0".encode())
+def _changes(git: Git, commit: str, patch: Patch, files: Iterable[PatchedFile]) -> dict[str, Change]:
+    """What a patch makes of the files at the new commit."""
+    changes = {}
+    for file in files:
+        for layer in file.layers:
+            if layer.patch == patch.name:
+                mode = git.records("ls-tree", "-z", "--full-tree", commit, "--", file.path)[0].split()[0]
+                blob = git.text("hash-object", "-w", "--stdin", stdin=layer.content)
+                changes[file.path] = Change(file.path, mode, None, blob)
+    return changes
 
 
 def _new_pin(git: Git, old: Pin, state: State) -> Pin:
