@@ -22,10 +22,15 @@ from nncf_transformers.config.load import load_config, parse_config
 from nncf_transformers.config.model import (
     AlgorithmConfig,
     CompressionConfig,
+    ConstantSparsityConfig,
+    DistillationConfig,
     InputInfo,
+    MagnitudeSparsityConfig,
+    MovementSparsityConfig,
     QuantizationConfig,
     QuantizerSettings,
     RangeSettings,
+    SparsityConfig,
 )
 from nncf_transformers.config.nncf_arguments import to_nncf_arguments
 from nncf_transformers.config.scopes import ResolvedScopes, resolve_ignored_scopes, resolve_scopes
@@ -34,11 +39,16 @@ __all__ = [
     "AlgorithmConfig",
     "CompressionConfig",
     "ConfigError",
+    "ConstantSparsityConfig",
+    "DistillationConfig",
     "InputInfo",
+    "MagnitudeSparsityConfig",
+    "MovementSparsityConfig",
     "QuantizationConfig",
     "QuantizerSettings",
     "RangeSettings",
     "ResolvedScopes",
+    "SparsityConfig",
     "load_config",
     "parse_config",
     "resolve_ignored_scopes",

@@ -7,12 +7,12 @@ from typing import Any
 from nncf_transformers.config.errors import ConfigError
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read one JSON object from ``path``.
+def read_json(path: Path) -> dict[str, Any] | list[Any]:
+    """Read one JSON object, or list, from ``path``.
 
     Raises:
         ConfigError: the file is missing or unreadable, is not JSON (with line and column), is empty, holds
-            something else than an object, or names a key twice.
+            something else than an object or a list, or names a key twice.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -23,7 +23,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return parse_json(text, str(path))
 
 
-def parse_json(text: str, source: str) -> dict[str, Any]:
+def parse_json(text: str, source: str) -> dict[str, Any] | list[Any]:
     """Parse the text of a configuration; ``source`` is the name that errors mention.
 
     Raises:
@@ -41,6 +41,8 @@ def parse_json(text: str, source: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise ConfigError(f"{source}: not JSON at {place}: {error.msg}; correct the file there") from None
+    if isinstance(data, list):
+        return data
     if not isinstance(data, dict):
         raise ConfigError(f"{source}: holds {type_name(data)}, not an object; put everything between {{ and }}")
     if not data:

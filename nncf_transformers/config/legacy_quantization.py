@@ -8,7 +8,7 @@ inventory 2.2.
 import re
 
 from nncf_transformers.config.errors import ConfigError
-from nncf_transformers.config.legacy import LegacyFile
+from nncf_transformers.config.legacy import LegacyFile, read_batchnorm_adaptation, take_legacy_scopes
 from nncf_transformers.config.model import (
     MODES,
     OVERFLOW_FIXES,
@@ -50,12 +50,12 @@ def read_legacy_quantization(section: Section, file: LegacyFile) -> Quantization
     """
     with section:
         section.take("algorithm")
-        samples, ranges = _read_initializer(section, file)
-        weights, weight_ignored = _read_group(section, "weights", ranges, file)
-        activations, activation_ignored = _read_group(section, "activations", ranges, file)
-        _read_scope_overrides(section, file)
-        _read_staged_training(section, file)
-        _read_keys_without_effect(section, file)
+        samples, ranges = _read_initializer(section)
+        weights, weight_ignored = _read_group(section, "weights", ranges)
+        activations, activation_ignored = _read_group(section, "activations", ranges)
+        _read_scope_overrides(section)
+        _read_staged_training(section)
+        _read_keys_without_effect(section)
         own_multiplier = section.take_number("compression_lr_multiplier", low=0)
         multiplier = file.lr_multiplier if own_multiplier is None else own_multiplier
         return QuantizationConfig(
@@ -65,19 +65,18 @@ def read_legacy_quantization(section: Section, file: LegacyFile) -> Quantization
             weights=weights,
             activations=activations,
             calibration_samples=samples,
-            target_scopes=section.take_strings("target_scopes"),
-            ignored_scopes=section.take_strings("ignored_scopes"),
+            **take_legacy_scopes(section),
             weight_ignored_scopes=weight_ignored,
             activation_ignored_scopes=activation_ignored,
             legacy_scopes=True,
             target_device=file.target_device,
-            overflow_fix=_read_overflow_fix(section, file),
+            overflow_fix=_read_overflow_fix(section),
             quantizer_lr_multiplier=1.0 if multiplier is None else multiplier,
         )
 
 
 def _read_group(
-    section: Section, group: str, ranges: dict[str, RangeSettings], file: LegacyFile
+    section: Section, group: str, ranges: dict[str, RangeSettings]
 ) -> tuple[QuantizerSettings, tuple[str, ...]]:
     """Settings of one kind of quantizers, and the scopes that they leave out."""
     own = section.take_section(group)
@@ -90,15 +89,15 @@ def _read_group(
         # Weights have both signs, so that both values describe what NNCF 3 does: true forces a sign bit,
         # false asked for one only where needed.
         if signed and group == "activations":
-            file.warn(own, "signed", "cannot be forced in NNCF 3; the sign follows from the calibration data")
+            own.warn("signed", "cannot be forced in NNCF 3; the sign follows from the calibration data")
         if per_channel and group == "activations":
-            file.warn(own, "per_channel", "has no effect; NNCF 3 quantizes activations of transformers per tensor")
+            own.warn("per_channel", "has no effect; NNCF 3 quantizes activations of transformers per tensor")
         if own.take_bool("logarithm_scale"):
-            file.warn(own, "logarithm_scale", "has no effect; NNCF 3 trains the scale itself, not its logarithm")
+            own.warn("logarithm_scale", "has no effect; NNCF 3 trains the scale itself, not its logarithm")
         if group == "activations" and own.take("unified_scale_ops") is not None:
-            file.warn(own, "unified_scale_ops", "has no effect; NNCF 3 decides by itself which scales are shared")
+            own.warn("unified_scale_ops", "has no effect; NNCF 3 decides by itself which scales are shared")
         if own.take_strings("target_scopes"):
-            file.warn(own, "target_scopes", "has no effect; NNCF 3 selects operations, not one side of them")
+            own.warn("target_scopes", "has no effect; NNCF 3 selects operations, not one side of them")
         settings = QuantizerSettings(
             mode=mode,
             bits=take_bits(own),
@@ -108,7 +107,7 @@ def _read_group(
         return settings, own.take_strings("ignored_scopes")
 
 
-def _read_initializer(section: Section, file: LegacyFile) -> tuple[int, dict[str, RangeSettings]]:
+def _read_initializer(section: Section) -> tuple[int, dict[str, RangeSettings]]:
     """Number of calibration samples, and range settings of both groups."""
     initializer = section.take_section("initializer")
     if initializer is None:
@@ -118,40 +117,39 @@ def _read_initializer(section: Section, file: LegacyFile) -> tuple[int, dict[str
             raise initializer.error(
                 "precision", "mixed precision is gone from NNCF 3, everything here is INT8; remove the key"
             )
-        _read_batchnorm_adaptation(initializer, file)
+        read_batchnorm_adaptation(initializer)
         per_scope = isinstance(initializer.take("range"), list)
         ranges: dict[str, RangeSettings] = {}
-        samples = [_read_range(entry, per_scope, ranges, file) for entry in initializer.take_sections("range")]
+        samples = [_read_range(entry, per_scope, ranges) for entry in initializer.take_sections("range")]
     if len(set(samples)) > 1:
-        file.warn(initializer, "range", f"calibrates once, with the largest num_init_samples: {max(samples)}")
+        initializer.warn("range", f"calibrates once, with the largest num_init_samples: {max(samples)}")
     return max(samples, default=DEFAULT_INIT_SAMPLES), dict.fromkeys(GROUPS, RangeSettings()) | ranges
 
 
-def _read_range(entry: Section, per_scope: bool, ranges: dict[str, RangeSettings], file: LegacyFile) -> int:
+def _read_range(entry: Section, per_scope: bool, ranges: dict[str, RangeSettings]) -> int:
     """Read one range initializer into ``ranges``; return its number of samples."""
     with entry:
-        samples = _read_samples(entry, file)
-        settings = _read_range_type(entry, file)
+        samples = _read_samples(entry)
+        settings = _read_range_type(entry)
         group = entry.take_choice("target_quantizer_group", GROUPS) if per_scope else None
         scoped = [key for key in ("target_scopes", "ignored_scopes") if per_scope and entry.take_strings(key)]
         if scoped:
-            file.warn(entry, scoped[0], "has no effect; NNCF 3 has one range type for each kind of quantizer")
+            entry.warn(scoped[0], "has no effect; NNCF 3 has one range type for each kind of quantizer")
     groups = GROUPS if group is None else (group,)
     if replaced := [name for name in groups if ranges.get(name, settings) != settings]:
-        file.warnings.append(f"{entry.place}: replaces the range type given before for {' and '.join(replaced)}")
+        entry.warnings.append(f"{entry.place}: replaces the range type given before for {' and '.join(replaced)}")
     ranges.update(dict.fromkeys(groups, settings))
     return samples
 
 
-def _read_samples(entry: Section, file: LegacyFile) -> int:
+def _read_samples(entry: Section) -> int:
     samples = entry.take_int("num_init_samples")
     steps = entry.take_int("num_init_steps")
     if samples is not None and steps is not None:
         raise entry.error("num_init_steps", "is the older spelling of num_init_samples; keep one of the two")
     if steps is not None:
         samples = steps * SAMPLES_PER_INIT_STEP
-        file.warn(
-            entry,
+        entry.warn(
             "num_init_steps",
             f"counted batches; read as {SAMPLES_PER_INIT_STEP} samples each, {samples} in all; "
             f"write num_init_samples to choose",
@@ -159,7 +157,7 @@ def _read_samples(entry: Section, file: LegacyFile) -> int:
     return DEFAULT_INIT_SAMPLES if samples is None else samples
 
 
-def _read_range_type(entry: Section, file: LegacyFile) -> RangeSettings:
+def _read_range_type(entry: Section) -> RangeSettings:
     """Translate the type of range; percentiles may stand in ``params`` or, older, beside the type."""
     kind = entry.take_choice("type", RANGE_TYPES)
     params = entry.take_section("params")
@@ -174,19 +172,18 @@ def _read_range_type(entry: Section, file: LegacyFile) -> RangeSettings:
     has_percentiles = bool(older) or (params is not None and bool(params.keys()))
     if has_percentiles and kind not in ("percentile", "mean_percentile"):
         key = older[0] if older else "params"
-        file.warn(entry, key, f'has no effect; the range type "{kind or "mixed_min_max"}" uses no percentiles')
-    return _translate_range_type(kind, low, high, entry, file)
+        entry.warn(key, f'has no effect; the range type "{kind or "mixed_min_max"}" uses no percentiles')
+    return _translate_range_type(kind, low, high, entry)
 
 
-def _translate_range_type(kind: str | None, low: float, high: float, entry: Section, file: LegacyFile) -> RangeSettings:
+def _translate_range_type(kind: str | None, low: float, high: float, entry: Section) -> RangeSettings:
     if kind in (None, "mixed_min_max"):
         return RangeSettings()  # What NNCF 3 does unasked: extrema for weights, averaged extrema for activations.
     if kind == "threesigma":
-        file.warn(entry, "type", "threesigma has no equivalent; NNCF 3's default range estimator is used")
+        entry.warn("type", "threesigma has no equivalent; NNCF 3's default range estimator is used")
         return RangeSettings()
     if kind == "percentile":
-        file.warn(
-            entry,
+        entry.warn(
             "type",
             "percentile is approximated: percentiles are averaged over samples, not taken over all",
         )
@@ -195,17 +192,7 @@ def _translate_range_type(kind: str | None, low: float, high: float, entry: Sect
     return RangeSettings(kind)
 
 
-def _read_batchnorm_adaptation(initializer: Section, file: LegacyFile) -> None:
-    adaptation = initializer.take_section("batchnorm_adaptation")
-    if adaptation is None:
-        return
-    with adaptation:
-        for key in ("num_bn_adaptation_samples", "num_bn_forget_samples", "num_bn_adaptation_steps"):
-            if adaptation.take_int(key, low=0):
-                file.warn(adaptation, key, "has no effect; these models have no batch normalization")
-
-
-def _read_overflow_fix(section: Section, file: LegacyFile) -> str | None:
+def _read_overflow_fix(section: Section) -> str | None:
     fix = section.take_choice("overflow_fix", OVERFLOW_FIXES)
     disabled = section.take_bool("disable_saturation_fix")
     if fix is not None and disabled is not None:
@@ -213,8 +200,7 @@ def _read_overflow_fix(section: Section, file: LegacyFile) -> str | None:
     if disabled is not None:
         return "disable" if disabled else "enable"
     if fix is None:
-        file.warn(
-            section,
+        section.warn(
             "overflow_fix",
             "absent: NNCF 2 then used half-range weights (enable), NNCF 1 and this version do not; "
             'write "enable" for CPUs without VNNI, "disable" to confirm',
@@ -222,23 +208,23 @@ def _read_overflow_fix(section: Section, file: LegacyFile) -> str | None:
     return fix
 
 
-def _read_scope_overrides(section: Section, file: LegacyFile) -> None:
+def _read_scope_overrides(section: Section) -> None:
     """NNCF 3 has no settings for single operations; accept what it does anyway, warn about the rest."""
     overrides = section.take_section("scope_overrides")
     if overrides is None:
         return
     grouped = not overrides.keys() or set(overrides.keys()) & set(GROUPS)
     if not grouped:  # Older: scopes directly, for weights and activations alike.
-        _check_overrides(overrides, "activations", file)
+        _check_overrides(overrides, "activations")
         return
     with overrides:
         for group in GROUPS:
             own = overrides.take_section(group)
             if own is not None:
-                _check_overrides(own, group, file)
+                _check_overrides(own, group)
 
 
-def _check_overrides(overrides: Section, group: str, file: LegacyFile) -> None:
+def _check_overrides(overrides: Section, group: str) -> None:
     for scope, settings in overrides.items():
         with settings:
             mode = settings.take_choice("mode", MODES)
@@ -247,8 +233,7 @@ def _check_overrides(overrides: Section, group: str, file: LegacyFile) -> None:
         if group == "activations" and mode == "symmetric" and not others and _is_attention_product(scope, overrides):
             continue
         asked = [f"mode {mode}"] * bool(mode) + [f"bits {bits}"] * bool(bits) + others
-        file.warn(
-            overrides,
+        overrides.warn(
             scope,
             f"has no effect ({', '.join(asked) or 'empty'}); NNCF 3 has no settings for single operations",
         )
@@ -277,33 +262,31 @@ def _is_attention_product(scope: str, overrides: Section) -> bool:
     return any(map(pattern.search, product)) and not any(map(pattern.search, others))
 
 
-def _read_staged_training(section: Section, file: LegacyFile) -> None:
+def _read_staged_training(section: Section) -> None:
     params = section.take_section("params")
     if params is None:
         return
     with params:
         for key, instead in STAGED_TRAINING_KEYS.items():
             if params.take_number(key, low=0) is not None:
-                file.warn(params, key, f"has no effect; {instead}")
+                params.warn(key, f"has no effect; {instead}")
 
 
-def _read_keys_without_effect(section: Section, file: LegacyFile) -> None:
+def _read_keys_without_effect(section: Section) -> None:
     if section.take_bool("quantize_inputs") is False:
-        file.warn(section, "quantize_inputs", "has no effect; the inputs are token ids, which are never quantized")
+        section.warn("quantize_inputs", "has no effect; the inputs are token ids, which are never quantized")
     if section.take_bool("quantize_outputs"):
-        file.warn(
-            section,
+        section.warn(
             "quantize_outputs",
             "has no effect; NNCF 3 leaves the outputs of these models unquantized",
         )
     if section.take_bool("export_to_onnx_standard_ops") is False:
-        file.warn(
-            section,
+        section.warn(
             "export_to_onnx_standard_ops",
             "has no effect; --to-onnx always writes QuantizeLinear/DequantizeLinear",
         )
     if section.take("quantizable_subgraph_patterns") is not None:
-        file.warn(section, "quantizable_subgraph_patterns", "has no effect; NNCF 3 has its own fusing patterns")
+        section.warn("quantizable_subgraph_patterns", "has no effect; NNCF 3 has its own fusing patterns")
     if section.take("accuracy_aware_training") is not None:
         raise section.error(
             "accuracy_aware_training", "not supported by this version; remove it and train with the script"

@@ -3,7 +3,8 @@
 They hold no NNCF object: :mod:`nncf_transformers.config.nncf_arguments` makes those, late.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 PRESETS = ("performance", "mixed")
@@ -115,6 +116,157 @@ class QuantizationConfig(AlgorithmConfig):
         return model_lr * self.quantizer_lr_multiplier
 
 
+DISTILLATION_LOSSES = ("kl", "mse", "softmax")
+TEACHER_DTYPES = ("float32", "bfloat16")
+STRUCTURE_MODES = ("fine", "block", "per_dim")
+SCHEDULES = ("polynomial", "exponential", "multistep", "linear", "cubic", "inverse_cubic")
+IMPORTANCES = ("abs", "normed_abs")
+RANKINGS = ("local", "global")
+
+
+@dataclass(frozen=True)
+class DistillationConfig(AlgorithmConfig):
+    """Learning from a teacher model.
+
+    Attributes:
+        teacher: Folder or hub name of the teacher; ``self`` is a copy of the model as it was before compression.
+            ``None``: a flag names it.
+        loss: ``kl``: loss = (1 - weight) * task + weight * T^2 * KL(teacher, student), the mean over the model's
+            outputs. ``mse`` and ``softmax`` are those of NNCF 2: loss = task + scale * (sum over the outputs).
+        weight: From 0 to 1, for ``kl``.
+        temperature: T, at least 1 for ``kl``; also used by ``softmax``.
+        scale: Factor of ``mse`` and ``softmax``.
+        hidden_weight: Factor of the mean squared error between hidden states, 0 for none.
+        teacher_dtype: Data type in which the teacher runs.
+        cache: Folder in which the teacher's logits are kept, so that it runs once a sample; ``None`` for none.
+    """
+
+    algorithm: ClassVar[str] = "distillation"
+
+    teacher: str | None = None
+    loss: str = "kl"
+    weight: float = 0.5
+    temperature: float = 2.0
+    scale: float = 1.0
+    hidden_weight: float = 0.0
+    teacher_dtype: str = "float32"
+    cache: str | None = None
+
+
+@dataclass(frozen=True)
+class SparsityConfig(AlgorithmConfig):
+    """What all methods that put masks on weights have in common: which linear layers they mean.
+
+    Attributes:
+        target_scopes: If not empty, only these layers.
+        ignored_scopes: Layers that stay dense.
+        legacy_scopes: Whether scopes are written in the names of NNCF 1 and 2.
+    """
+
+    target_scopes: tuple[str, ...] = ()
+    ignored_scopes: tuple[str, ...] = ()
+    legacy_scopes: bool = False
+
+
+@dataclass(frozen=True)
+class SparseStructure:
+    """What one score of movement sparsity stands for, in some layers.
+
+    Attributes:
+        mode: ``fine``: one weight; ``block``: a block of weights; ``per_dim``: a whole row or column.
+        block: Rows and columns of a block, for ``block``.
+        axis: 0: one score a row (output); 1: one score a column (input), for ``per_dim``.
+        target_scopes: The layers.
+        place: File and key path, for messages.
+    """
+
+    mode: str
+    target_scopes: tuple[str, ...]
+    block: tuple[int, int] = (1, 1)
+    axis: int = 0
+    place: str = ""
+
+
+@dataclass(frozen=True)
+class MovementSparsityConfig(SparsityConfig):
+    """Movement sparsity: trainable scores decide which weights stay. Inventory 2.1.
+
+    Attributes:
+        warmup_start_epoch: Where the threshold begins to rise; a fraction is allowed.
+        warmup_end_epoch: Where it has risen; from here on the masks are fixed.
+        importance_regularization_factor: Final factor of the penalty on the scores: the more, the sparser.
+        enable_structured_masking: Whether whole heads and channels are removed at the end of the warm-up.
+        init_importance_threshold: Threshold at the start; ``None`` finds the one that masks a thousandth of the scores.
+        final_importance_threshold: Threshold at the end.
+        power: Exponent of the schedule, 3 for cubic.
+        steps_per_epoch: Optimizer steps in an epoch; ``None`` counts them.
+        sparse_structure_by_scopes: Structure of some layers; the others are ``fine``.
+        score_lr_multiplier: Learning rate of the scores, as a multiple of the model's.
+    """
+
+    algorithm: ClassVar[str] = "movement_sparsity"
+
+    warmup_start_epoch: float = 1.0
+    warmup_end_epoch: float = 2.0
+    importance_regularization_factor: float = 0.0
+    enable_structured_masking: bool = True
+    init_importance_threshold: float | None = None
+    final_importance_threshold: float = 0.0
+    power: float = 3.0
+    steps_per_epoch: int | None = None
+    sparse_structure_by_scopes: tuple[SparseStructure, ...] = ()
+    score_lr_multiplier: float = 1.0
+
+
+@dataclass(frozen=True)
+class MagnitudeSparsityConfig(SparsityConfig):
+    """Magnitude pruning: the smallest weights are masked, more and more of them. Inventory 2.4 and 5.5.
+
+    Attributes:
+        schedule: One of :data:`SCHEDULES`.
+        initial_sparsity: Fraction of weights masked at ``start_epoch``.
+        final_sparsity: Fraction of weights masked at ``end_epoch`` and after.
+        start_epoch: Where pruning starts; fractions are allowed.
+        end_epoch: Where the final sparsity is reached.
+        freeze_epoch: Where the masks become final; ``None``: at ``end_epoch``.
+        power: Exponent of ``polynomial``.
+        concave: Form of ``polynomial``: fast first (True) or slow first.
+        multistep_epochs: For ``multistep``: the epochs at which the sparsity changes.
+        multistep_sparsities: For ``multistep``: the sparsities, one more than there are epochs.
+        update_frequency: Epochs between two updates of the masks; ``None``: every optimizer step.
+        steps_per_epoch: Optimizer steps in an epoch; ``None`` counts them.
+        importance: ``abs``: |w|; ``normed_abs``: |w| / ||w||, the norm being the layer's.
+        ranking: ``local``: the same sparsity in every layer; ``global``: one ranking of all weights.
+        structure: ``unstructured``, ``head`` or ``channel`` (of the feed-forward layers), ``RxC`` for blocks of R rows
+            and C columns (importance: the mean), or ``N:M``: of every M weights along the input, N stay.
+    """
+
+    algorithm: ClassVar[str] = "magnitude_sparsity"
+
+    schedule: str = "cubic"
+    initial_sparsity: float = 0.0
+    final_sparsity: float = 0.5
+    start_epoch: float = 0.0
+    end_epoch: float = 1.0
+    freeze_epoch: float | None = None
+    power: float = 3.0
+    concave: bool = True
+    multistep_epochs: tuple[float, ...] = ()
+    multistep_sparsities: tuple[float, ...] = ()
+    update_frequency: float | None = None
+    steps_per_epoch: int | None = None
+    importance: str = "abs"
+    ranking: str = "local"
+    structure: str = "unstructured"
+
+
+@dataclass(frozen=True)
+class ConstantSparsityConfig(SparsityConfig):
+    """Keep the zeros that a sparse model has, while it is trained on."""
+
+    algorithm: ClassVar[str] = "constant_sparsity"
+
+
 @dataclass(frozen=True)
 class InputInfo:
     """One model input of a legacy ``input_info``; kept for reference, nothing is traced from it."""
@@ -130,11 +282,13 @@ class CompressionConfig:
     """A whole configuration file.
 
     Attributes:
-        algorithms: What to do to the model, in order.
+        algorithms: What to do to the model: sparsity first, then quantization, then distillation, in whatever order the
+            file has them.
         source: Name of the file.
         warnings: One line each for whatever is approximated or has no effect. The caller logs them.
-        raw: The file's content, before any interpretation.
+        raw: The file's content, before any interpretation; what optimum-intel took is under "compression".
         input_info: The model inputs that a legacy file describes.
+        flags: What flags have changed in the settings of the distillation.
     """
 
     algorithms: tuple[AlgorithmConfig, ...]
@@ -142,6 +296,22 @@ class CompressionConfig:
     warnings: tuple[str, ...] = ()
     raw: dict[str, Any] = field(default_factory=dict)
     input_info: tuple[InputInfo, ...] = ()
+    flags: dict[str, Any] = field(default_factory=dict)
+
+    def with_flags(self, flags: Mapping[str, Any]) -> "CompressionConfig":
+        """Let flags overrule the settings of the distillation, or add one.
+
+        Args:
+            flags: values by name of a field of :class:`DistillationConfig`; a ``teacher`` of ``disable`` takes the
+                distillation away.
+        """
+        if not flags:
+            return self
+        others = tuple(item for item in self.algorithms if not isinstance(item, DistillationConfig))
+        if flags.get("teacher") == "disable":
+            return replace(self, algorithms=others, flags=dict(flags))
+        current = next((item for item in self.algorithms if isinstance(item, DistillationConfig)), DistillationConfig())
+        return replace(self, algorithms=(*others, replace(current, **flags)), flags=dict(flags))
 
     @property
     def quantization(self) -> QuantizationConfig | None:

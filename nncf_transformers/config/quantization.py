@@ -84,8 +84,7 @@ def _read_range(section: Section | None, types: tuple[str, ...]) -> RangeSetting
         return default
     with section:
         kind = section.take_choice("type", types)
-        for key in ("min_percentile", "max_percentile"):
-            if key in section and kind != "mean_percentile":
-                raise section.error(key, 'has no effect unless "type" is "mean_percentile"; remove it')
+        if kind != "mean_percentile":
+            section.refuse_idle(("min_percentile", "max_percentile"), 'unless "type" is "mean_percentile"')
         low, high = take_percentiles(section, default)
     return RangeSettings(type=kind, min_percentile=low, max_percentile=high)

@@ -10,7 +10,7 @@ bridged here: classes were renamed, operators have another spelling, and some op
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nncf_transformers.config.trace import Operation
 
@@ -75,6 +75,7 @@ class ScopeTarget:
         node_name: NNCF 3's name, or ``None`` for an operation that no longer exists on its own.
         function: Name of the operation.
         quantized: Whether NNCF 3 would quantize its inputs or its weight.
+        module_path: Dotted path of the module that runs it.
     """
 
     names: tuple[str, ...]
@@ -82,6 +83,7 @@ class ScopeTarget:
     node_name: str | None
     function: str
     quantized: bool
+    module_path: str = ""
 
     @property
     def weighted(self) -> bool:
@@ -106,6 +108,7 @@ def own_targets(operations: Sequence[Operation]) -> list[ScopeTarget]:
                 node_name=operation.node_name,
                 function=function,
                 quantized=operation.node_name in quantized,
+                module_path=path,
             )
         )
     return targets
@@ -127,7 +130,8 @@ def legacy_targets(operations: Sequence[Operation]) -> list[ScopeTarget]:
                 label = counter.next(parent_path, name)
                 targets.append(_legacy_target(parents, [label], None, name, False))
         labels = [counter.next(operation.module_path, spelling) for spelling in spellings]
-        targets.append(_legacy_target(modules, labels, node, operation.function, node in quantized))
+        target = _legacy_target(modules, labels, node, operation.function, node in quantized)
+        targets.append(replace(target, module_path=operation.module_path))
         if operation.function == "scaled_dot_product_attention":
             for name, stands_for_node in FUSED_ATTENTION:
                 label = counter.next(operation.module_path, name)

@@ -16,7 +16,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nncf_transformers.config.errors import ConfigError
-from nncf_transformers.config.model import QuantizationConfig
+from nncf_transformers.config.model import (
+    MovementSparsityConfig,
+    QuantizationConfig,
+    SparseStructure,
+    SparsityConfig,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -122,6 +127,76 @@ def resolve_ignored_scopes(
             f"{config.place or 'scopes'}: the scopes leave nothing to quantize in {type(model).__name__}; narrow them"
         )
     return ResolvedScopes(_in_order(nodes, targets), tuple(warnings))
+
+
+def resolve_layers(
+    config: SparsityConfig, model: "nn.Module", example_input: "Mapping[str, torch.Tensor]"
+) -> tuple[list[str], list[str]]:
+    """Find the linear layers that a sparsity method is to work on.
+
+    Returns:
+        Their dotted names in the order of execution, each once; and a warning for each scope that means no such layer.
+
+    Raises:
+        ConfigError: see :func:`resolve_scopes`; also if no layer is left.
+    """
+    targets = _targets(model, example_input, config.legacy_scopes)
+    linear = list(dict.fromkeys(target.module_path for target in targets if _is_linear(target)))
+    warnings: list[str] = []
+    ignored = _layers(config.ignored_scopes, targets, _place(config, "ignored_scopes"), warnings)
+    wanted = _layers(config.target_scopes, targets, _place(config, "target_scopes"), warnings)
+    layers = [name for name in linear if name not in ignored and (name in wanted or not config.target_scopes)]
+    if not layers:
+        raise ConfigError(
+            f"{config.place or config.algorithm}: the scopes leave no linear layer of {type(model).__name__} to make "
+            "sparse; widen target_scopes or ignore less"
+        )
+    return layers, warnings
+
+
+def resolve_structures(
+    config: MovementSparsityConfig, model: "nn.Module", example_input: "Mapping[str, torch.Tensor]"
+) -> dict[str, SparseStructure]:
+    """Find the layers that each entry of ``sparse_structure_by_scopes`` means.
+
+    Returns:
+        The entry by dotted name of the layer.
+
+    Raises:
+        ConfigError: an entry matches nothing, or a layer is matched by two of them.
+    """
+    if not config.sparse_structure_by_scopes:
+        return {}
+    targets = _targets(model, example_input, config.legacy_scopes)
+    found: dict[str, SparseStructure] = {}
+    for structure in config.sparse_structure_by_scopes:
+        for name in _layers(structure.target_scopes, targets, f"{structure.place}.target_scopes", []):
+            if name in found:
+                raise ConfigError(
+                    f"{structure.place}: {name} is matched by another entry of sparse_structure_by_scopes, too "
+                    f"({found[name].place}); let one entry match each layer"
+                )
+            found[name] = structure
+    return found
+
+
+def _layers(scopes: Sequence[str], targets: "Sequence[ScopeTarget]", place: str, warnings: list[str]) -> set[str]:
+    """The linear layers that some scopes mean; a scope that means none is noted in ``warnings``."""
+    layers: set[str] = set()
+    for scope in scopes:
+        names = {target.module_path for target in _match(scope, targets, place) if _is_linear(target)}
+        if not names:
+            warnings.append(f'{place}: "{scope}" has no effect: what it names has no linear layer')
+        layers |= names
+    return layers
+
+
+def _is_linear(target: "ScopeTarget") -> bool:
+    return target.function == "linear" and target.node_name is not None
+
+
+def _place(config: SparsityConfig, key: str) -> str:
+    return f"{config.place}.{key}" if config.place else key
 
 
 def _targets(model: "nn.Module", example_input: "Mapping[str, torch.Tensor]", legacy: bool) -> "list[ScopeTarget]":

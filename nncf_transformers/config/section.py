@@ -1,11 +1,40 @@
 """Typed access to one JSON object, so that every mistake is named with its place."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from nncf_transformers.config.errors import ConfigError, nearest
 from nncf_transformers.config.jsonc import type_name
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Which numbers a setting may be: ``low`` and ``high`` are allowed themselves, ``above`` and ``below`` are not."""
+
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        return (
+            math.isfinite(value)
+            and (self.low is None or value >= self.low)
+            and (self.high is None or value <= self.high)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        if self.low is not None and self.high is not None:
+            return f"from {self.low:g} to {self.high:g}"
+        if self.low is not None and self.below is not None:
+            return f"from {self.low:g} to below {self.below:g}"
+        if self.low is not None:
+            return f"of at least {self.low:g}"
+        return "that is finite" if self.above is None else f"above {self.above:g}"
 
 
 class Section:
@@ -17,11 +46,13 @@ class Section:
     Attributes:
         source: File name for messages.
         path: Where the object is in the file, for example ``algorithms[0].weights``.
+        warnings: One line each for whatever is approximated or has no effect; a whole file shares one list.
     """
 
-    def __init__(self, data: Any, source: str, path: str = "") -> None:
+    def __init__(self, data: Any, source: str, path: str = "", warnings: list[str] | None = None) -> None:
         self.source = source
         self.path = path
+        self.warnings: list[str] = [] if warnings is None else warnings
         if not isinstance(data, dict):
             raise ConfigError(f"{self.place}: is {type_name(data)}, must be an object {{…}}")
         self._data: dict[str, Any] = data
@@ -55,6 +86,26 @@ class Section:
         """An error about ``key``: place, value as written in JSON terms, message."""
         return ConfigError(f"{self.place_of(key)}: {message}")
 
+    def missing(self, key: str, what: str) -> ConfigError:
+        """An error about a key that has to be there; ``what`` says what to write."""
+        return self.error(key, f"is missing; give {what}")
+
+    def warn(self, key: str, message: str) -> None:
+        """Note something about ``key`` that the user should know."""
+        self.warnings.append(f"{self.place_of(key)}: {message}")
+
+    def refuse_idle(self, keys: Iterable[str], when: str) -> None:
+        """Refuse settings that have no effect under the other ones; ``when`` is the rest of that sentence."""
+        for key in keys:
+            if self.take(key) is not None:
+                raise self.error(key, f"has no effect {when}; remove it")
+
+    def warn_idle(self, keys: Iterable[str], when: str) -> None:
+        """Warn about settings that have no effect under the other ones."""
+        for key in keys:
+            if self.take(key) is not None:
+                self.warn(key, f"has no effect {when}")
+
     def finish(self) -> None:
         """Refuse the keys that nobody took."""
         for key in self._data:
@@ -79,17 +130,36 @@ class Section:
             return value
         raise self._wrong_type(key, value, "true or false")
 
-    def take_number(self, key: str, low: float | None = None, high: float | None = None) -> float | None:
-        """A number from ``low`` to ``high`` (both included), or ``None``."""
+    def take_number(
+        self,
+        key: str,
+        low: float | None = None,
+        high: float | None = None,
+        above: float | None = None,
+        below: float | None = None,
+    ) -> float | None:
+        """A finite number within the :class:`Bounds` given, or ``None``."""
         value = self.take(key)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        number = _as_float(value)
+        if number is None:
             raise self._wrong_type(key, value, "a number")
-        if not math.isfinite(value) or (low is not None and value < low) or (high is not None and value > high):
-            wanted = f"from {low:g} to {high:g}" if high is not None else f"of at least {low:g}"
-            raise self.error(key, f"is {value:g}, must be a number {wanted}")
-        return float(value)
+        bounds = Bounds(low, high, above, below)
+        if number not in bounds:
+            raise self.error(key, f"is {number:g}, must be a number {bounds}")
+        return number
+
+    def take_numbers(self, key: str, low: float, below: float | None = None) -> tuple[float, ...] | None:
+        """A list of numbers within the bounds, or ``None``."""
+        value = self.take(key)
+        if value is None:
+            return None
+        numbers = [_as_float(item) for item in value] if isinstance(value, list) else [None]
+        bounds = Bounds(low, below=below)
+        if any(number is None or number not in bounds for number in numbers):
+            raise self._wrong_type(key, value, f"a list of numbers {bounds}")
+        return tuple(number for number in numbers if number is not None)
 
     def take_int(self, key: str, low: int = 1) -> int | None:
         """A whole number of at least ``low``, or ``None``; ``8.0`` counts as whole."""
@@ -130,14 +200,20 @@ class Section:
     def take_section(self, key: str) -> "Section | None":
         """The object under ``key``, or ``None``."""
         value = self.take(key)
-        return None if value is None else Section(value, self.source, self._join(key))
+        return None if value is None else Section(value, self.source, self._join(key), self.warnings)
+
+    def take_section_or_empty(self, key: str) -> "Section":
+        """The object under ``key``; where there is none, an empty one in its place."""
+        value = self.take(key)
+        return Section({} if value is None else value, self.source, self._join(key), self.warnings)
 
     def take_sections(self, key: str) -> list["Section"]:
         """The objects under ``key``: a list of them, or a single one as a list of one."""
         value = self.take(key)
         if isinstance(value, list):
-            return [Section(item, self.source, f"{self._join(key)}[{index}]") for index, item in enumerate(value)]
-        return [] if value is None else [Section(value, self.source, self._join(key))]
+            place = self._join(key)
+            return [Section(item, self.source, f"{place}[{index}]", self.warnings) for index, item in enumerate(value)]
+        return [] if value is None else [Section(value, self.source, self._join(key), self.warnings)]
 
     def items(self) -> Iterator[tuple[str, "Section"]]:
         """Every key with the object under it, for objects whose keys are the user's own names."""
@@ -152,3 +228,23 @@ class Section:
 
     def _wrong_type(self, key: str, value: Any, wanted: str) -> ConfigError:
         return self.error(key, f"is {type_name(value)} ({value!r}), must be {wanted}")
+
+
+def given(**settings: Any) -> dict[str, Any]:
+    """The settings that the file gives; for the others the defaults of the dataclass stand."""
+    return {key: value for key, value in settings.items() if value is not None}
+
+
+def take_scopes(section: Section) -> dict[str, Any]:
+    """The two lists of scopes that most algorithms have."""
+    return {key: section.take_strings(key) for key in ("target_scopes", "ignored_scopes")}
+
+
+def _as_float(value: Any) -> float | None:
+    """A JSON number as a float (infinite where it is too large for one), or ``None`` for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf

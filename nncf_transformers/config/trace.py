@@ -63,7 +63,8 @@ def trace_operations(model: nn.Module, example_input: Mapping[str, torch.Tensor]
     classes = {path: type(module).__name__ for module, path in paths.items()}
     with training_mode_switcher(model, is_training=False), RecordingMode(model) as mode:
         arguments, keywords = mode.process_model_inputs((), dict(example_input))
-        mode.process_model_outputs(model.forward(*arguments, **keywords))
+        # The model's own forward: an instance may carry another, with hooks or mixed precision around it.
+        mode.process_model_outputs(type(model).forward(model, *arguments, **keywords))
 
     # NNCF drops nodes again that turn out not to yield a tensor, so the finished graph decides.
     names = [

@@ -1,5 +1,6 @@
 """Just enough of JSON Schema 2020-12 to hold ``nncf_configs/schema.json`` against configurations."""
 
+import re
 from typing import Any
 
 TYPES: dict[str, type | tuple[type, ...]] = {
@@ -35,10 +36,18 @@ def _satisfies(value: Any, keyword: str, schema: dict[str, Any], root: dict[str,
             return not number or value >= wanted
         case "maximum":
             return not number or value <= wanted
+        case "exclusiveMinimum":
+            return not number or value > wanted
+        case "exclusiveMaximum":
+            return not number or value < wanted
+        case "pattern":
+            return not isinstance(value, str) or re.search(wanted, value) is not None
         case "minLength":
             return not isinstance(value, str) or len(value) >= wanted
         case "minItems":
             return not isinstance(value, list) or len(value) >= wanted
+        case "maxItems":
+            return not isinstance(value, list) or len(value) <= wanted
         case "oneOf":
             return sum(is_valid(value, option, root) for option in wanted) == 1
         case "required":

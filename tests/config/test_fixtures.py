@@ -1,6 +1,7 @@
 """The configurations of the original projects still do what they were written for."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nncf
@@ -9,7 +10,8 @@ import torch
 from config_models import FIXTURES, MakeModel, quantizer_modes, quantizer_names
 
 from nncf_transformers.config import (
-    ConfigError,
+    MagnitudeSparsityConfig,
+    MovementSparsityConfig,
     QuantizationConfig,
     load_config,
     resolve_ignored_scopes,
@@ -99,18 +101,44 @@ def test_settings_of_some_files_in_full() -> None:
     assert warnings == ()
 
 
-@pytest.mark.parametrize(
-    "name, algorithm, place",
-    [
-        ("optimum_jpqd_1_7", "movement_sparsity", "compression[0].algorithm"),
-        ("bert_squad_magnitude_sparsity_2022", "magnitude_sparsity", "compression.algorithm"),
-    ],
-)
-def test_algorithms_to_come_are_refused(name: str, algorithm: str, place: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        load(name)
-    path = FIXTURES / f"{name}.json"
-    assert str(caught.value).startswith(f'{path}: {place}: not supported yet by this version: "{algorithm}"')
+def test_joint_pruning_and_quantization() -> None:
+    config = load_config(FIXTURES / "optimum_jpqd_1_7.json")
+    movement, quantization = config.algorithms
+    assert isinstance(movement, MovementSparsityConfig)
+    assert isinstance(quantization, QuantizationConfig)
+    assert (movement.warmup_start_epoch, movement.warmup_end_epoch) == (1, 4)
+    assert movement.importance_regularization_factor == 0.02
+    assert movement.enable_structured_masking
+    assert [(s.mode, s.block, s.axis) for s in movement.sparse_structure_by_scopes] == [
+        ("block", (32, 32), 0),
+        ("per_dim", (1, 1), 0),
+        ("per_dim", (1, 1), 1),
+    ]
+    assert movement.ignored_scopes == ("{re}.*NNCFEmbedding.*", "{re}.*qa_outputs.*", "{re}.*LayerNorm.*")
+    assert movement.legacy_scopes
+    alone = load_config(FIXTURES / "optimum_jpqd_1_7_quantization_only.json")
+    assert replace(quantization, place="") == replace(alone.algorithms[0], place="")
+    assert len(config.warnings) == len(alone.warnings) == 2
+
+
+def test_magnitude_sparsity() -> None:
+    config = load_config(FIXTURES / "bert_squad_magnitude_sparsity_2022.json")
+    assert config.warnings == ()
+    assert config.algorithms == (
+        MagnitudeSparsityConfig(
+            place=f"{config.source}: compression",
+            ignored_scopes=("{re}.*NNCFEmbedding",),
+            legacy_scopes=True,
+            schedule="polynomial",
+            power=3.0,
+            final_sparsity=0.8,
+            end_epoch=40.0,
+            freeze_epoch=60.0,
+            steps_per_epoch=1109,
+            importance="abs",
+            ranking="global",
+        ),
+    )
 
 
 def test_gpt2_is_read_although_its_model_is_none_of_ours() -> None:
@@ -121,8 +149,8 @@ def test_gpt2_is_read_although_its_model_is_none_of_ours() -> None:
 
 
 def test_every_fixture_is_tested() -> None:
-    refused = {"optimum_jpqd_1_7", "bert_squad_magnitude_sparsity_2022", "gpt2_wikitext_2022"}
-    assert {path.stem for path in FIXTURES.glob("*.json")} == set(QUANTIZING) | refused
+    others = {"optimum_jpqd_1_7", "bert_squad_magnitude_sparsity_2022", "gpt2_wikitext_2022"}
+    assert {path.stem for path in FIXTURES.glob("*.json")} == set(QUANTIZING) | others
 
 
 def test_some_fixtures_are_not_strict_json() -> None:

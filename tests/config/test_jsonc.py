@@ -22,6 +22,11 @@ def test_comments_and_trailing_commas_are_allowed(text: str, expected: dict) -> 
     assert parse_json(text, "f.json") == expected
 
 
+def test_a_list_is_read_too() -> None:
+    assert parse_json('[{"a": 1,}, /* b */ 2,]', "f.json") == [{"a": 1}, 2]
+    assert parse_json("[]", "f.json") == []
+
+
 @pytest.mark.parametrize("inside", ["http://x", "a # b", "/* no comment */", 'quote \\" // and on', ",]", "{re}.*#1,}"])
 def test_strings_stay_as_they_are(inside: str) -> None:
     text = f'{{"a": "{inside}", "b": ["{inside}",]}}'
@@ -48,7 +53,7 @@ def test_stripping_keeps_every_line_and_column() -> None:
         ('{"a": 1} /* never', r"f\.json: the comment opened with /\* in line 1 is never closed"),
         ('{"a": 1, "a": 2}', r'f\.json: the key "a" is given twice'),
         ('{"a": NaN}', r"f\.json: NaN is not a JSON number"),
-        ("[1]", r"f\.json: holds a list, not an object"),
+        ('"x"', r"f\.json: holds a string, not an object"),
         ("null", r"f\.json: holds null, not an object"),
         ("{}", r"f\.json: the object is empty"),
         ("", r"f\.json: the file is empty"),

@@ -4,17 +4,16 @@ import copy
 from typing import Any
 
 import pytest
+from legacy_keys import BASE, EVERY_KEY, OTHER_BASES, OTHER_KEYS, C, R, S
 
 from nncf_transformers.config import ConfigError, InputInfo, QuantizationConfig, RangeSettings, parse_config
 from nncf_transformers.config.legacy import TOP_LEVEL_KEYS
-
-# Says everything that would otherwise be warned about, so that a test sees the effect of its own key alone.
-BASE: dict[str, Any] = {"compression": {"algorithm": "quantization", "overflow_fix": "disable"}}
+from nncf_transformers.config.registry import LEGACY_ALGORITHMS, LEGACY_NAMES
 
 
-def legacy(path: str = "", value: Any = None) -> dict[str, Any]:
+def legacy(path: str = "", value: Any = None, base: dict[str, Any] = BASE) -> dict[str, Any]:
     """The base config with one more key; ``path`` is dotted from the top of the file."""
-    data = copy.deepcopy(BASE)
+    data = copy.deepcopy(base)
     if path:
         *parents, key = path.split(".")
         target = data
@@ -30,160 +29,86 @@ def read(data: dict[str, Any]) -> tuple[QuantizationConfig, tuple[str, ...]]:
     return config.quantization, config.warnings
 
 
-C = "compression."
-R = "compression.initializer.range."
-
-# key path, value, what becomes of it: "setting", "warning", "error", or why nothing has to change.
-EVERY_KEY: list[tuple[str, Any, str]] = [
-    ("target_device", "CPU", "setting"),
-    ("target_device", "ANY", "default"),
-    ("target_device", "VPU", "warning"),
-    ("target_device", "TRIAL", "warning"),
-    ("target_device", "NONE", "warning"),
-    ("target_device", "CPU_SPR", "warning"),
-    ("target_device", "TPU", "error"),
-    ("hw_config_type", "cpu", "setting"),
-    ("hw_config_type", "vpu", "warning"),
-    ("log_dir", "logs", "warning"),
-    ("compression_lr_multiplier", 5, "setting"),
-    ("disable_shape_matching", True, "warning"),
-    ("accuracy_aware_training", {"mode": "early_exit"}, "error"),
-    ("save_onnx_model", True, "warning"),
-    ("save_onnx_model", False, "default"),
-    ("optimum_version", "1.9.4", "warning"),
-    ("input_info", {"sample_size": [1, 384], "type": "long"}, "input_info"),
-    ("something", 1, "error"),
-    (C + "preset", "mixed", "setting"),
-    (C + "preset", "performance", "default"),
-    (C + "preset", "fast", "error"),
-    (C + "ignored_scopes", ["{re}x"], "setting"),
-    (C + "target_scopes", "{re}x", "setting"),
-    (C + "overflow_fix", "enable", "setting"),
-    (C + "overflow_fix", "on", "error"),
-    (C + "disable_saturation_fix", True, "error"),  # beside overflow_fix
-    (C + "quantize_inputs", False, "warning"),
-    (C + "quantize_inputs", True, "default"),
-    (C + "quantize_outputs", True, "warning"),
-    (C + "quantize_outputs", False, "default"),
-    (C + "export_to_onnx_standard_ops", True, "what --to-onnx does anyway"),
-    (C + "export_to_onnx_standard_ops", False, "warning"),
-    (C + "quantizable_subgraph_patterns", [["cat", "relu"]], "warning"),
-    (C + "compression_lr_multiplier", 3, "setting"),
-    (C + "accuracy_aware_training", {}, "error"),
-    (C + "weights.mode", "asymmetric", "setting"),
-    (C + "weights.mode", "other", "error"),
-    (C + "weights.bits", 8, "default"),
-    (C + "weights.bits", 4, "error"),
-    (C + "weights.signed", True, "what NNCF 3 does with weights anyway"),
-    (C + "weights.signed", False, "asked for a sign bit only where needed, as NNCF 3 does"),
-    (C + "weights.per_channel", False, "setting"),
-    (C + "weights.per_channel", True, "setting"),
-    (C + "weights.ignored_scopes", ["{re}x"], "setting"),
-    (C + "weights.target_scopes", ["{re}x"], "warning"),
-    (C + "weights.logarithm_scale", True, "warning"),
-    (C + "weights.logarithm_scale", False, "default"),
-    (C + "weights.unified_scale_ops", [["a", "b"]], "error"),  # was a key of activations only
-    (C + "activations.mode", "asymmetric", "setting"),
-    (C + "activations.bits", 8, "default"),
-    (C + "activations.bits", 2, "error"),
-    (C + "activations.signed", True, "warning"),
-    (C + "activations.signed", False, "asked for a sign bit only where needed, as NNCF 3 does"),
-    (C + "activations.per_channel", True, "warning"),
-    (C + "activations.per_channel", False, "what NNCF 3 does with activations anyway"),
-    (C + "activations.ignored_scopes", "{re}x", "setting"),
-    (C + "activations.target_scopes", "{re}x", "warning"),
-    (C + "activations.logarithm_scale", True, "warning"),
-    (C + "activations.unified_scale_ops", [["a", "b"]], "warning"),
-    (C + "scope_overrides.activations", {"{re}.*matmul_0": {"mode": "symmetric"}}, "what NNCF 3 does anyway"),
-    (C + "scope_overrides.activations", {"{re}.*matmul_1": {"mode": "symmetric"}}, "warning"),
-    (C + "scope_overrides.activations", {"{re}.*": {"mode": "symmetric"}}, "warning"),
-    (C + "scope_overrides.activations", {"{re}.*matmul_0": {"mode": "asymmetric"}}, "warning"),
-    (C + "scope_overrides.activations", {"{re}.*matmul_0": {"signed": True}}, "warning"),
-    (C + "scope_overrides.activations", {"{re}.*matmul_0": {"per_channel": True}}, "warning"),
-    (C + "scope_overrides.activations", {"{re}x": {"initializer": {"range": {}}}}, "warning"),
-    (C + "scope_overrides.activations", {"{re}x": {"bits": 4}}, "error"),
-    (C + "scope_overrides.activations", {"{re}x": {"mod": "symmetric"}}, "error"),
-    (C + "scope_overrides.activations", {"{re}(": {"mode": "symmetric"}}, "error"),
-    (C + "scope_overrides.weights", {"{re}x": {"mode": "asymmetric"}}, "warning"),
-    (C + "scope_overrides", {"{re}x": {"mode": "asymmetric"}}, "warning"),  # the older form
-    (C + "scope_overrides", {}, "default"),
-    (C + "params.batch_multiplier", 2, "warning"),
-    (C + "params.activations_quant_start_epoch", 1, "warning"),
-    (C + "params.weights_quant_start_epoch", 1, "warning"),
-    (C + "params.lr_poly_drop_start_epoch", 1, "warning"),
-    (C + "params.lr_poly_drop_duration_epochs", 1, "warning"),
-    (C + "params.disable_wd_start_epoch", 1, "warning"),
-    (C + "params.base_lr", 0.1, "warning"),
-    (C + "params.base_wd", 0.1, "warning"),
-    (C + "params.other", 1, "error"),
-    (C + "initializer.batchnorm_adaptation", {"num_bn_adaptation_samples": 0}, "default"),
-    (C + "initializer.batchnorm_adaptation", {"num_bn_adaptation_samples": 200}, "warning"),
-    (C + "initializer.batchnorm_adaptation", {"num_bn_forget_samples": 200}, "warning"),
-    (C + "initializer.batchnorm_adaptation", {"num_bn_adaptation_steps": 2}, "warning"),
-    (C + "initializer.precision", {"type": "hawq"}, "error"),
-    (R + "num_init_samples", 32, "setting"),
-    (R + "num_init_samples", 0, "error"),
-    (R + "num_init_steps", 4, "warning"),
-    (R + "type", "mixed_min_max", "default"),
-    (R + "type", "min_max", "setting"),
-    (R + "type", "mean_min_max", "setting"),
-    (R + "type", "mean_percentile", "setting"),
-    (R + "type", "percentile", "warning"),
-    (R + "type", "threesigma", "warning"),
-    (R + "type", "max", "error"),
-    (R + "params", {"min_percentile": 1}, "warning"),  # without a percentile type
-    (R + "min_percentile", 1, "warning"),
-    (R + "max_percentile", 99, "warning"),
-    (R + "target_quantizer_group", "weights", "error"),  # was a key of list entries only
-    (C + "initializer.range", [{"type": "min_max", "target_quantizer_group": "weights"}], "setting"),
-    (C + "initializer.range", [{"type": "min_max", "target_quantizer_group": "w"}], "error"),
-    (C + "initializer.range", [{"type": "min_max", "target_scopes": "{re}x"}], "warning"),
-    (C + "initializer.range", [{"type": "min_max", "ignored_scopes": "{re}x"}], "warning"),
-    (C + "initializer.range", [{"type": "min_max"}, {"type": "mean_min_max"}], "warning"),
-    (C + "initializer.range", [{"num_init_samples": 5}, {"num_init_samples": 9}], "warning"),
-    (C + "other", 1, "error"),
-]
+def check_outcome(base: dict[str, Any], path: str, value: Any, outcome: str) -> None:
+    before = parse_config(legacy(base=base), "f.json")
+    assert before.warnings == ()
+    data = legacy(path, value, base)
+    if outcome == "error":
+        with pytest.raises(ConfigError, match=r"^f\.json: ") as caught:
+            parse_config(data, "f.json")
+        assert "\n" not in str(caught.value)
+        return
+    config = parse_config(data, "f.json")
+    if outcome == "warning":
+        assert len(config.warnings) == 1
+        assert config.warnings[0].startswith("f.json: ")
+    else:
+        assert config.warnings == ()
+        assert (config.algorithms != before.algorithms) == (outcome == "setting")
 
 
 @pytest.mark.parametrize("path, value, outcome", EVERY_KEY)
 def test_every_key_is_translated_warned_about_or_refused(path: str, value: Any, outcome: str) -> None:
-    base_settings, base_warnings = read(legacy())
-    assert base_warnings == ()
-    data = legacy(path, value)
-    if outcome == "error":
-        with pytest.raises(ConfigError, match=r"^f\.json: ") as caught:
-            read(data)
-        assert "\n" not in str(caught.value)
-        return
-    settings, warnings = read(data)
-    if outcome == "warning":
-        assert len(warnings) == 1
-        assert warnings[0].startswith("f.json: ")
-    else:
-        assert warnings == ()
-        assert (settings != base_settings) == (outcome == "setting")
+    check_outcome(BASE, path, value, outcome)
 
 
-def test_the_walk_covers_every_key_of_the_schema() -> None:
-    """An unknown key's error lists the valid ones; each of them must be walked over above."""
-    assert {path.partition(".")[0] for path, _, _ in EVERY_KEY} >= set(TOP_LEVEL_KEYS)
-    walked = {path.removeprefix(C) for path, _, _ in EVERY_KEY if path.startswith(C)}
-    walked |= {
+@pytest.mark.parametrize("base, path, value, outcome", OTHER_KEYS)
+def test_every_key_of_the_other_algorithms(base: str, path: str, value: Any, outcome: str) -> None:
+    check_outcome(OTHER_BASES[base], path, value, outcome)
+
+
+def keys_walked(walk: list[tuple[str, Any, str]]) -> set[str]:
+    """The paths of a walk, below ``compression``, and those in their values."""
+    walked = {path.removeprefix(C) for path, _, _ in walk if path.startswith(C)}
+    return walked | {
         f"{path.removeprefix(C)}.{key}" if path.startswith(C) else key
-        for path, value, _ in EVERY_KEY
+        for path, value, _ in walk
         for entry in (value if isinstance(value, list) else [value])
         if isinstance(entry, dict)
         for key in entry
     }
-    for place in ("", "weights", "activations", "params", "initializer", "initializer.range"):
-        path = f"{C}{place}.zzzzzz" if place else f"{C}zzzzzz"
-        with pytest.raises(ConfigError) as caught:
-            read(legacy(path, 1))
-        for key in str(caught.value).partition("valid keys: ")[2].split(", "):
-            name = f"{place}.{key}" if place else key
-            if name in ("algorithm", "initializer.range.num_init_samples"):
-                continue
+
+
+def check_coverage(base: dict[str, Any], place: str, walked: set[str]) -> None:
+    """An unknown key's error lists the valid ones; each of them must be walked over."""
+    path = f"{C}{place}.zzzzzz" if place else f"{C}zzzzzz"
+    data = legacy(path, 1, base)
+    if place == S:  # This one is a list.
+        data["compression"][S] = [data["compression"][S]]
+    with pytest.raises(ConfigError) as caught:
+        parse_config(data, "f.json")
+    keys = str(caught.value).partition("valid keys: ")[2].split(", ")
+    assert len(keys) > 1 or place == "initializer"
+    for key in keys:
+        name = f"{place}.{key}" if place else key
+        if name not in ("algorithm", "initializer.range.num_init_samples"):
             assert any(seen == name or seen.startswith(name + ".") for seen in walked), name
+
+
+@pytest.mark.parametrize("place", ["", "weights", "activations", "params", "initializer", "initializer.range"])
+def test_the_walk_covers_every_key_of_the_schema(place: str) -> None:
+    assert {path.partition(".")[0] for path, _, _ in EVERY_KEY} >= set(TOP_LEVEL_KEYS)
+    check_coverage(BASE, place, keys_walked(EVERY_KEY))
+
+
+@pytest.mark.parametrize(
+    "names, places",
+    [
+        (("movement",), ("", "params", S)),
+        (("magnitude", "exponential", "multistep", "every step"), ("", "params", "initializer")),
+        (("constant",), ("",)),
+        (("mse", "softmax"), ("",)),
+    ],
+)
+def test_the_walk_covers_every_key_of_the_other_algorithms(names: tuple[str, ...], places: tuple[str, ...]) -> None:
+    walked = keys_walked([entry[1:] for entry in OTHER_KEYS if entry[0] in names])
+    for place in places:
+        check_coverage(OTHER_BASES[names[0]], place, walked)
+
+
+def test_every_algorithm_is_walked_over() -> None:
+    named = {base["compression"]["algorithm"] for base in (BASE, *OTHER_BASES.values())}
+    assert named == set(LEGACY_ALGORITHMS)
 
 
 def test_input_info_is_kept_and_checked() -> None:
@@ -275,10 +200,24 @@ def test_compression_is_an_object_or_a_list() -> None:
         read({"compression": [legacy()["compression"]] * 2})
 
 
-@pytest.mark.parametrize("name", ["movement_sparsity", "magnitude_sparsity", "knowledge_distillation"])
-def test_algorithms_to_come_are_named_as_such(name: str) -> None:
-    with pytest.raises(ConfigError, match=rf'compression\[1\]\.algorithm: not supported yet by this version: "{name}"'):
+@pytest.mark.parametrize("name, legacy_name", LEGACY_NAMES.items())
+def test_our_names_of_algorithms_are_told_the_legacy_one(name: str, legacy_name: str) -> None:
+    with pytest.raises(ConfigError, match=rf'compression\[1\]\.algorithm: "{name}" is called "{legacy_name}" in the'):
         read({"compression": [legacy()["compression"], {"algorithm": name}]})
+
+
+def test_algorithms_that_are_gone_are_named_as_such() -> None:
+    with pytest.raises(ConfigError, match=r'compression\.algorithm: "rb_sparsity" is gone from NNCF 3'):
+        read({"compression": {"algorithm": "rb_sparsity"}})
+
+
+def test_settings_of_the_top_that_some_algorithm_uses_are_not_warned_about() -> None:
+    several = [legacy()["compression"], {"algorithm": "knowledge_distillation", "type": "mse"}]
+    config = parse_config(
+        {"target_device": "CPU", "compression_lr_multiplier": 2, "compression": several[::-1]}, "f.json"
+    )
+    assert config.warnings == ()
+    assert [algorithm.algorithm for algorithm in config.algorithms] == ["quantization", "distillation"]
 
 
 def test_both_names_of_the_target_device() -> None:

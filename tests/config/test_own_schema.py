@@ -123,9 +123,18 @@ def test_mistakes_in_quantization(settings: dict[str, Any], message: str) -> Non
             {"algorithms": [{"algorithm": "quantisation"}]},
             r'unknown algorithm "quantisation" \(did you mean "quant',
         ),
-        ({"algorithms": [{"algorithm": "movement_sparsity"}]}, "not supported yet by this version"),
+        (
+            {"algorithms": [{"algorithm": "knowledge_distillation", "type": "mse"}]},
+            r'\[0\]\.algorithm: "knowledge_distillation" is a name of the legacy schema; write "distillation"',
+        ),
+        ({"algorithms": [{"algorithm": "const_sparsity"}]}, 'write "constant_sparsity"'),
         ({"algorithms": [{"algorithm": "filter_pruning"}]}, "gone from NNCF 3"),
-        ({"algorithm": "quantization"}, r"is a single algorithm; wrap the object"),
+        ({"$schema": "schema.json", "algorithm": "quantization"}, r'belongs into an entry of "algorithms"'),
+        (
+            {"compression": {"algorithm": "quantization"}, "algorithm": "quantization"},
+            r'^f\.json: algorithm: unknown key "algorithm"',
+        ),
+        ({"algorithms": [], "algorithm": "quantization"}, r'belongs into an entry of "algorithms"'),
         ({"algorithms": [{"algorithm": "quantization"}] * 2}, r"algorithms\[1\]: .* a second time"),
         (
             {"algorithms": [{"algorithm": "quantization"}], "target_device": "CPU"},
@@ -136,6 +145,40 @@ def test_mistakes_in_quantization(settings: dict[str, Any], message: str) -> Non
 def test_mistakes_at_the_top(data: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_config(data, "f.json")
+
+
+def test_the_order_of_the_file_does_not_matter() -> None:
+    entries: list[dict[str, Any]] = [
+        {"algorithm": "distillation"},
+        {"algorithm": "constant_sparsity"},
+        {"algorithm": "quantization"},
+        {"algorithm": "magnitude_sparsity"},
+        {
+            "algorithm": "movement_sparsity",
+            "warmup_start_epoch": 1,
+            "warmup_end_epoch": 2,
+            "importance_regularization_factor": 0.1,
+        },
+    ]
+    wanted = ["movement_sparsity", "magnitude_sparsity", "constant_sparsity", "quantization", "distillation"]
+    for listed in (entries, entries[::-1]):
+        config = parse_config({"algorithms": listed}, "f.json")
+        assert [algorithm.algorithm for algorithm in config.algorithms] == wanted
+        assert {algorithm.place[-2] for algorithm in config.algorithms} == set("01234")
+
+
+def test_a_list_of_nothing_is_allowed_on_request_only() -> None:
+    config = parse_config({"algorithms": []}, "f.json", allow_empty=True)
+    assert config.algorithms == ()
+    for data in ({"algorithms": None}, {"$schema": "schema.json"}):
+        with pytest.raises(ConfigError, match="algorithms: names no algorithm"):
+            parse_config(data, "f.json", allow_empty=True)
+
+
+def test_numbers_too_large_are_refused() -> None:
+    for huge in (10**400, float("inf")):
+        with pytest.raises(ConfigError, match=r"quantizer_lr_multiplier: is inf, must be a number of at least 0"):
+            quantization(quantizer_lr_multiplier=huge)
 
 
 def test_raw_is_what_the_file_says_and_reads_back_the_same(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The configurations in nncf_configs/, and that their schema says what the reader does."""
+"""The configurations in nncf_configs/: they are read, and fit the models that they are for."""
 
 import json
 from pathlib import Path
@@ -10,23 +10,16 @@ from config_models import MakeModel
 from mini_schema import is_valid
 
 from nncf_transformers.config import (
-    ConfigError,
-    QuantizationConfig,
-    RangeSettings,
+    DistillationConfig,
+    MagnitudeSparsityConfig,
+    MovementSparsityConfig,
     load_config,
     parse_config,
     resolve_ignored_scopes,
     to_nncf_arguments,
 )
-from nncf_transformers.config.model import (
-    ACTIVATION_RANGE_TYPES,
-    MODES,
-    OVERFLOW_FIXES,
-    PRESETS,
-    TARGET_DEVICES,
-    WEIGHT_RANGE_TYPES,
-)
-from nncf_transformers.config.registry import ALGORITHMS
+from nncf_transformers.config.model import SparsityConfig
+from nncf_transformers.config.scopes import resolve_layers, resolve_structures
 
 FOLDER = Path(__file__).parents[2] / "nncf_configs"
 SHIPPED = {
@@ -37,113 +30,115 @@ SHIPPED = {
     "nncf_roberta_config_mnli": "roberta",
     "nncf_distilbert_config_sst2": "distilbert",
     "nncf_mobilebert_config_squad_int8": "mobilebert",
+    "nncf_bert_config_squad_jpqd": "bert",
+    "nncf_bert_config_squad_magnitude_sparsity": "bert",
+    "nncf_bert_config_squad_kd": "bert",
 }
+# As optimum-intel had them, with the number of warnings.
+ORIGINALS = {"bert-base-jpqd": 2, "bert-base-movement-sparsity": 0}
 SCHEMA: dict[str, Any] = json.loads((FOLDER / "schema.json").read_text())
+ENCODER = {
+    f"bert.encoder.layer.{layer}.{part}"
+    for layer in (0, 1)
+    for part in (
+        "attention.self.query",
+        "attention.self.key",
+        "attention.self.value",
+        "attention.output.dense",
+        "intermediate.dense",
+        "output.dense",
+    )
+}
+
+Example = dict[str, torch.Tensor]
 
 
 def test_all_configs_are_here_and_in_the_readme() -> None:
-    assert {path.stem for path in FOLDER.glob("*.json")} == set(SHIPPED) | {"schema"}
+    assert {path.stem for path in FOLDER.glob("*.json")} == {*SHIPPED, *ORIGINALS, "schema"}
     readme = (FOLDER / "README.md").read_text()
-    for name in SHIPPED:
+    for name in (*SHIPPED, *ORIGINALS):
         assert f"`{name}.json`" in readme
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_each_reads_without_a_warning_and_fits_its_family(
-    name: str, make_model: MakeModel, example: dict[str, torch.Tensor]
-) -> None:
+def test_each_reads_without_a_warning_and_fits_its_family(name: str, make_model: MakeModel, example: Example) -> None:
     path = FOLDER / f"{name}.json"
     config = load_config(path)
     assert config.warnings == ()
-    assert config.quantization is not None
     assert is_valid(json.loads(path.read_text()), SCHEMA, SCHEMA)
-    to_nncf_arguments(config.quantization)
-    family = SHIPPED[name]
-    model = make_model(family)
-    scopes = resolve_ignored_scopes(config.quantization, model, example)
-    assert scopes.warnings == ()
-    assert bool(scopes.node_names) == bool(config.quantization.ignored_scopes)
+    model = make_model(SHIPPED[name])
+    if config.quantization is not None:
+        to_nncf_arguments(config.quantization)
+        scopes = resolve_ignored_scopes(config.quantization, model, example)
+        assert scopes.warnings == ()
+        assert bool(scopes.node_names) == bool(config.quantization.ignored_scopes)
+    for algorithm in config.algorithms:
+        if isinstance(algorithm, SparsityConfig):
+            layers, warnings = resolve_layers(algorithm, model, example)
+            assert warnings == []
+            assert set(layers) == ENCODER
 
 
-def quantization_schema() -> dict[str, Any]:
-    schema: dict[str, Any] = SCHEMA["$defs"]["quantization"]["properties"]
-    return schema
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_the_originals_are_read_as_they_were(name: str, make_model: MakeModel, example: Example) -> None:
+    config = load_config(FOLDER / f"{name}.json")
+    assert len(config.warnings) == ORIGINALS[name]
+    assert list(config.raw) == ["compression"]
+    assert parse_config(json.loads(json.dumps(config.raw)), config.source) == config
+    movement = config.algorithms[0]
+    assert isinstance(movement, MovementSparsityConfig)
+    layers, warnings = resolve_layers(movement, make_model(), example)
+    assert set(layers) == ENCODER
+    assert len(warnings) == 2, "embeddings and normalization have no linear layer to leave out"
 
 
-def test_the_schema_knows_every_algorithm() -> None:
-    names = {option["$ref"].removeprefix("#/$defs/") for option in SCHEMA["$defs"]["algorithm"]["oneOf"]}
-    assert names == set(ALGORITHMS)
+def test_the_originals_have_the_trailing_commas_that_they_had() -> None:
+    with pytest.raises(json.JSONDecodeError):
+        json.loads((FOLDER / "bert-base-jpqd.json").read_text())
 
 
-def test_the_schema_has_the_keys_of_the_reader() -> None:
-    """The reader's error about an unknown key lists those it knows."""
-    properties = quantization_schema()
-    for place, schema in {
-        "": properties,
-        "weights": properties["weights"]["properties"],
-        "activations": properties["activations"]["properties"],
-    }.items():
-        section: dict[str, Any] = {"zzzzzz": 1}
-        settings = {place: section} if place else section
-        with pytest.raises(ConfigError) as caught:
-            parse_config({"algorithms": [{"algorithm": "quantization", **settings}]}, "f.json")
-        assert str(caught.value).partition("valid keys: ")[2].split(", ") == sorted(schema)
+def structures(config: MovementSparsityConfig, make_model: MakeModel, example: Example) -> dict[str, tuple[Any, ...]]:
+    found = resolve_structures(config, make_model(), example)
+    return {name: (s.mode, s.block if s.mode == "block" else s.axis) for name, s in found.items()}
 
 
-def test_the_schema_has_the_values_of_the_reader() -> None:
-    properties = quantization_schema()
-    weights, activations = properties["weights"]["properties"], properties["activations"]["properties"]
-    assert properties["preset"]["enum"] == [*PRESETS, None]
-    assert properties["target_device"]["enum"] == [*TARGET_DEVICES, None]
-    assert properties["overflow_fix"]["enum"] == [*OVERFLOW_FIXES, None]
-    assert weights["mode"]["enum"] == activations["mode"]["enum"] == [*MODES, None]
-    assert weights["range"]["properties"]["type"]["enum"] == [*WEIGHT_RANGE_TYPES, None]
-    assert activations["range"]["properties"]["type"]["enum"] == [*ACTIVATION_RANGE_TYPES, None]
+def test_joint_pruning_is_the_same_in_both_schemas(make_model: MakeModel, example: Example) -> None:
+    original, single, ours = (
+        load_config(FOLDER / f"{name}.json").algorithms[0]
+        for name in ("bert-base-jpqd", "bert-base-movement-sparsity", "nncf_bert_config_squad_jpqd")
+    )
+    assert isinstance(original, MovementSparsityConfig)
+    assert isinstance(single, MovementSparsityConfig)
+    assert isinstance(ours, MovementSparsityConfig)
+    wanted: dict[str, tuple[Any, ...]] = {}
+    for name in ENCODER:
+        axis = 0 if "intermediate" in name else 1
+        wanted[name] = ("block", (32, 32)) if ".attention." in name else ("per_dim", axis)
+    for config, factor in ((original, 0.02), (single, 0.01), (ours, 0.02)):
+        assert (config.warmup_start_epoch, config.warmup_end_epoch) == (1, 4)
+        assert config.importance_regularization_factor == factor
+        assert config.enable_structured_masking
+        assert structures(config, make_model, example) == wanted
 
 
-def test_the_schema_has_the_defaults_of_the_reader() -> None:
-    default = QuantizationConfig()
-    for key, schema in quantization_schema().items():
-        if "default" in schema:
-            value = getattr(default, key)
-            assert schema["default"] == (list(value) if isinstance(value, tuple) else value), key
-    for group in ("weights", "activations"):
-        properties = quantization_schema()[group]["properties"]
-        for key in ("min_percentile", "max_percentile"):
-            assert properties["range"]["properties"][key]["default"] == getattr(RangeSettings(), key)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"preset": "mix"},
-        {"presett": "mixed"},
-        {"weights": {"bits": 4}},
-        {"activations": {"per_channel": True}},
-        {"weights": {"range": {"type": "histogram"}}},
-        {"calibration_samples": 0},
-        {"calibration_samples": True},
-        {"calibration_samples": 1.5},
-        {"ignored_scopes": [1]},
-        {"ignored_scopes": ""},
-        {"smooth_quant": 2},
-        {"quantizer_learning_rate": -1},
-        {"bias_correction": "yes"},
-    ],
-)
-def test_schema_and_reader_refuse_the_same(settings: dict[str, Any]) -> None:
-    data = {"algorithms": [{"algorithm": "quantization", **settings}]}
-    assert not is_valid(data, SCHEMA, SCHEMA)
-    with pytest.raises(ConfigError):
-        parse_config(data, "f.json")
-
-
-def test_schema_and_reader_take_null_for_absence() -> None:
-    plain = {"algorithm": "quantization"}
-    for key in quantization_schema():
-        if key == "algorithm":
-            continue
-        for value in (None, {}) if key in ("weights", "activations") else (None,):
-            data = {"algorithms": [{**plain, key: value}]}
-            assert is_valid(data, SCHEMA, SCHEMA), key
-            assert parse_config(data, "f").algorithms == parse_config({"algorithms": [plain]}, "f").algorithms
+def test_what_the_new_files_are_for() -> None:
+    jpqd = load_config(FOLDER / "nncf_bert_config_squad_jpqd.json")
+    squad = load_config(FOLDER / "nncf_bert_config_squad.json")
+    kd = load_config(FOLDER / "nncf_bert_config_squad_kd.json")
+    assert jpqd.raw["algorithms"][1] == kd.raw["algorithms"][0] == squad.raw["algorithms"][0]
+    assert [algorithm.algorithm for algorithm in jpqd.algorithms] == [
+        "movement_sparsity",
+        "quantization",
+        "distillation",
+    ]
+    teacher = jpqd.algorithms[-1]
+    assert isinstance(teacher, DistillationConfig)
+    assert (teacher.teacher, teacher.loss, teacher.weight, teacher.temperature) == (None, "kl", 0.9, 2.0)
+    own_teacher = kd.algorithms[-1]
+    assert isinstance(own_teacher, DistillationConfig)
+    assert own_teacher.teacher == "self"
+    (pruning,) = load_config(FOLDER / "nncf_bert_config_squad_magnitude_sparsity.json").algorithms
+    assert isinstance(pruning, MagnitudeSparsityConfig)
+    assert (pruning.schedule, pruning.start_epoch, pruning.end_epoch) == ("cubic", 2, 20)
+    assert (pruning.initial_sparsity, pruning.final_sparsity, pruning.update_frequency) == (0, 0.8, 0.01)
+    assert (pruning.importance, pruning.ranking, pruning.structure) == ("abs", "local", "unstructured")
