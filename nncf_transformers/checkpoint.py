@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from nncf_transformers.algorithms.base import hooks
 from nncf_transformers.config.trace import trace_operations
 from nncf_transformers.errors import IntegrityError
 from nncf_transformers.families import family_of
@@ -26,6 +27,8 @@ STATE_FILE = "nncf_config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 HOOK_PREFIX = "__nncf_hooks."
+# Where the one kind of hook that is not NNCF's is defined.
+MASKS_MODULE = "nncf_transformers.algorithms.masks"
 FORMAT = 1
 
 
@@ -100,20 +103,18 @@ def read_state(folder: str | os.PathLike[str], model: nn.Module) -> dict[str, An
 
 
 def same_structure(folder: str | os.PathLike[str], model: nn.Module) -> bool:
-    """Say whether the checkpoint's quantizers sit where those of the compressed ``model`` sit."""
-    import nncf.torch
-
+    """Say whether the checkpoint's quantizers and masks sit where those of the compressed ``model`` sit."""
     theirs = read_state(folder, model)["compression_state"]
-    return bool(json.loads(json.dumps(nncf.torch.get_config(model)["compression_state"])) == theirs)
+    return bool(json.loads(json.dumps(_hooks_of(model))) == theirs)
 
 
-def write_state(folder: str | os.PathLike[str], model: nn.Module, source: dict[str, Any]) -> None:
+def write_state(folder: str | os.PathLike[str], model: nn.Module, content: dict[str, Any]) -> None:
     """Write :data:`STATE_FILE` whole or not at all.
 
     Args:
         folder: where the weights are, or are about to be, saved.
         model: the compressed model.
-        source: the configuration that the compression came from, kept for the record and for a later resume.
+        content: what the compression keeps for itself: ``config``, where it came from, and the state of its schedules.
     """
     import nncf
     import nncf.torch
@@ -122,8 +123,8 @@ def write_state(folder: str | os.PathLike[str], model: nn.Module, source: dict[s
         "format": FORMAT,
         "model_class": type(model).__name__,
         "nncf_version": nncf.__version__,
-        "config": source,
-        **nncf.torch.get_config(model),
+        **content,
+        "compression_state": _hooks_of(model),
     }
     path = Path(folder) / STATE_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,8 +133,17 @@ def write_state(folder: str | os.PathLike[str], model: nn.Module, source: dict[s
     temporary.replace(path)
 
 
+def _hooks_of(model: nn.Module) -> list[dict[str, Any]]:
+    """NNCF's description of every module hooked into ``model``; empty for one that has no hooks."""
+    import nncf.torch
+
+    if next(hooks(model), None) is None:
+        return []
+    return nncf.torch.get_config(model)["compression_state"]
+
+
 def load_compressed(folder: str | os.PathLike[str], model: nn.Module) -> dict[str, Any]:
-    """Put a checkpoint's quantizers on a model that was loaded from it by ``from_pretrained``.
+    """Put a checkpoint's quantizers and masks on a model that was loaded from it by ``from_pretrained``.
 
     Args:
         folder: the checkpoint.
@@ -151,19 +161,22 @@ def load_compressed(folder: str | os.PathLike[str], model: nn.Module) -> dict[st
     path = Path(folder)
     state = read_state(path, model)
     parameters = {key: tensor for key, tensor in read_weights(path) if key.startswith(HOOK_PREFIX)}
+    if not state["compression_state"] and not parameters:
+        return state
     if not parameters:
         raise IntegrityError(
             f"{path}: {STATE_FILE} is there, but the weights have no quantizers (was another run saved over it?); "
             f"delete {STATE_FILE} to use them uncompressed"
         )
     nodes = [op.node_name for op in trace_operations(model, synthetic_inputs(model, batch=1, sequence=8))]
-    hooks = {name for module in state["compression_state"] for name in module["hook_names_in_model"]}
-    places = find_places(hooks, nodes, model.config)
+    places = find_places(_quantizer_places(state["compression_state"]), nodes, model.config)
     parameters = translate_parameters(parameters, HOOK_PREFIX, places)
     compression_state = translate_state(state["compression_state"], places)
     try:
-        # NNCF builds modules from its own package only ("allowed_modules"), so a foreign file cannot import code.
-        nncf.torch.load_from_config(model, {"compression_state": compression_state})
+        # NNCF builds modules from the allowed packages only, so a foreign file cannot import code.
+        nncf.torch.load_from_config(
+            model, {"compression_state": compression_state}, allowed_modules=("nncf.*", MASKS_MODULE)
+        )
         result = model.load_state_dict(parameters, strict=False)
     except (AttributeError, KeyError, TypeError, RuntimeError, nncf.InternalError) as error:
         raise IntegrityError(f"{path / STATE_FILE}: does not fit {type(model).__name__}: {error}") from error
@@ -175,6 +188,25 @@ def load_compressed(folder: str | os.PathLike[str], model: nn.Module) -> dict[st
             "copy both from the same one"
         )
     return state
+
+
+def remove_hooks(model: nn.Module) -> None:
+    """Take all quantizers and masks off a model, whose parameters stay as they are."""
+    from nncf.torch.function_hook.wrapper import get_hook_storage
+
+    for module in _hooks_of(model):
+        for name in module["hook_names_in_model"]:
+            get_hook_storage(model).delete_hook(name)
+
+
+def _quantizer_places(compression_state: list[dict[str, Any]]) -> set[str]:
+    """Hooks on operations, whose names differ between versions; masks are on parameters, which have one name."""
+    return {
+        name
+        for module in compression_state
+        if module["module_path"] != MASKS_MODULE
+        for name in module["hook_names_in_model"]
+    }
 
 
 def complete_config(model: nn.Module) -> None:

@@ -4,20 +4,23 @@ A hand-written loop::
 
     compression = Compression(load_config("nncf_configs/nncf_bert_config_squad.json"))
     optimizer = torch.optim.AdamW(model.parameters())
-    compression.start(model, loader)                          # calibrate; the model is changed in place
-    compression.add_to(optimizer, model)                      # the quantizers' own parameter group
-    ...                                                       # train as always
-    model.save_pretrained("checkpoint")                       # writes the quantizer state too
+    compression.start(model, loader)                                   # calibrate; the model is changed in place
+    compression.add_to(optimizer, model, steps_per_epoch=len(loader))  # parameter groups, and the clock
+    ...                                                                # train on the loss that the model returns
+    compression.finish(model)                                          # remove what was pruned
+    model.save_pretrained("checkpoint")                                # writes the compression's state, too
 
 and later ``restore(model, "checkpoint")`` on the model that ``from_pretrained("checkpoint")`` returned.
 The Hugging Face ``Trainer`` of :mod:`nncf_transformers.hf` does just this at the right moments.
 """
 
+import csv
 import inspect
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
+from pathlib import Path
 from types import MethodType
 from typing import Any
 
@@ -25,13 +28,16 @@ import torch
 from torch import nn
 
 from nncf_transformers import checkpoint
-from nncf_transformers.algorithms import Batch, create
+from nncf_transformers.algorithms import Algorithm, Batch, Clock, create
+from nncf_transformers.algorithms.base import hooks
 from nncf_transformers.algorithms.quantization import quantizers
 from nncf_transformers.config import CompressionConfig, parse_config
 from nncf_transformers.errors import UsageError
 from nncf_transformers.families import check_supported
 from nncf_transformers.inputs import model_inputs
 from nncf_transformers.kernels import use_fast_kernels
+from nncf_transformers.structure import load_smaller_models
+from nncf_transformers.summary import describe, write_statistics
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +46,37 @@ LOADING_LOGGER = logging.getLogger("transformers.modeling_utils")
 
 # The attribute under which a compressed model carries its Compression.
 _ATTRIBUTE = "nncf_compression"
+# So many samples stand for a data set.
+_IDENTIFYING_ROWS = 64
+# Beside a model whose heads or channels were decided on: which ones stay.
+TABLE_FILE = "structured_sparsity.csv"
 
 
 class Compression:
-    """A configured compression, attached to at most one model."""
+    """A configured compression, attached to at most one model.
+
+    Attributes:
+        config: what was asked for.
+        algorithms: its methods, in the order in which they act.
+        clock: how far the training is.
+        finished: whether training is over, and the model plain but for its quantizers.
+        final_folder: saving the model there ends the training; for scripts that say its end in no other way.
+        losses: parts of the latest training loss, detached scalars by name.
+    """
 
     def __init__(self, config: CompressionConfig) -> None:
         self.config = config
         self.algorithms = [create(algorithm) for algorithm in config.algorithms]
+        self.clock = Clock()
+        self.finished = False
+        self.final_folder: Path | None = None
+        self.losses: dict[str, torch.Tensor] = {}
+        self._before: dict[str, Any] = {}
+        self._handle: Any = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Compression":
+        # A copy of a model, made for an export say, is of the same compression; it must not copy the teacher.
+        return self
 
     @staticmethod
     def of(model: nn.Module) -> "Compression | None":
@@ -55,13 +84,42 @@ class Compression:
         return getattr(model, _ATTRIBUTE, None)
 
     def check_same(self, config: CompressionConfig) -> None:
-        """Warn if a model that is compressed already was asked to be compressed in another way."""
-        if config.raw != self.config.raw:
-            logger.warning(
-                "%s has no effect: the model is compressed already, by other settings (%s)",
-                config.source,
-                self.config.source,
+        """Compare what a model is compressed by with what is asked for now.
+
+        A training that is not over goes on with its own settings only; where its teacher and the cache of its answers
+        are is up to now. On a finished model a configuration has no effect.
+
+        Raises:
+            UsageError: the training was begun with other settings.
+        """
+        moved = ("teacher", "cache")
+        theirs, ours = ({k: v for k, v in c.flags.items() if k not in moved} for c in (self.config, config))
+        alone = [c.flags.get("teacher") == "disable" for c in (self.config, config)]
+        if self.finished:
+            if config.raw != self.config.raw or theirs != ours:
+                logger.warning(
+                    "%s has no effect: the model is compressed already, by other settings (%s)",
+                    config.source,
+                    self.config.source,
+                )
+            return
+        if config.raw != self.config.raw or theirs != ours or alone[0] != alone[1]:
+            what = config.source if config.raw != self.config.raw else "the flags"
+            raise UsageError(
+                f"{self.config.source}: the training was begun with other settings than those of {what}; go on with "
+                "the settings of its beginning, or start anew from its model"
             )
+        for algorithm in self.algorithms:
+            algorithm.relocate({k: v for k, v in config.flags.items() if k in moved})
+
+    @property
+    def changes_loss(self) -> bool:
+        """Whether the training loss is another than the task's."""
+        return any(map(_changes_loss, self.algorithms))
+
+    def replaceable(self, model: nn.Module) -> bool:
+        """Whether ``model`` is plain again, so that it can be compressed anew."""
+        return self.finished and next(hooks(model), None) is None
 
     def start(self, model: nn.Module, batches: Iterable[Batch]) -> None:
         """Calibrate on ``batches`` and compress ``model`` in place.
@@ -83,7 +141,7 @@ class Compression:
         training = model.training
         devices = [p.device for p in islice(model.parameters(), 1) if p.is_cuda]
         with torch.random.fork_rng(devices=devices):
-            samples = _first_rows((model_inputs(model, batch) for batch in batches), wanted)
+            samples = _first_rows((model_inputs(model, batch) for batch in batches), max(1, wanted))
             if not samples:
                 raise UsageError("the training set is empty: calibration needs at least one sample")
             if len(samples) < wanted:
@@ -91,53 +149,254 @@ class Compression:
                     "calibration: the configuration asks for %d samples, the training data has %d", wanted, len(samples)
                 )
             model.eval()
+            self._before = describe(model)
+            name = getattr(model.config, "_name_or_path", None) or ""
+            for algorithm in self.algorithms:
+                algorithm.prepare(model, samples[0], name)
             for algorithm in self.algorithms:
                 algorithm.attach(model, samples)
         model.train(training)
         self._bind(model)
-        logger.info("compressed %s: %d quantizers", type(model).__name__, sum(1 for _ in quantizers(model)))
+        logger.info("compressed %s: %s", type(model).__name__, self._methods(model))
 
-    def add_to(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-        """Give the compression's parameters a group of their own: no weight decay, perhaps another learning rate.
+    def add_to(
+        self,
+        optimizer: torch.optim.Optimizer,
+        model: nn.Module,
+        *,
+        steps_per_epoch: int | None = None,
+        total_steps: int | None = None,
+    ) -> None:
+        """Get ready for training with ``optimizer``.
 
-        Where the optimizer was made from a model that was compressed already, they move there from its other groups.
+        The compression's parameters get groups of their own: no weight decay, perhaps another learning rate. Where the
+        optimizer was made from a model that was compressed already, they move there from its other groups. From here
+        on every step of the optimizer moves the schedules.
+
+        Args:
+            optimizer: holds the model's own parameters.
+            model: compressed.
+            steps_per_epoch: optimizer steps in an epoch. If None, call :meth:`end_epoch` after the first epoch.
+            total_steps: the step at which training will end; None if unknown.
+
+        Raises:
+            UsageError: a schedule does not fit the training, or the teacher of a resumed training is not at hand.
         """
-        hooks = {id(p) for name, p in model.named_parameters() if name.startswith(checkpoint.HOOK_PREFIX)}
+        groups = [(algorithm, algorithm.parameters(model)) for algorithm in self.algorithms]
+        # All of them: a quantizer has parameters that are not trained, too.
+        ours = {id(parameter) for _, hook in hooks(model) for parameter in hook.parameters()}
         for group in optimizer.param_groups:
-            group["params"] = [p for p in group["params"] if id(p) not in hooks]
-        parameters = compression_parameters(model)
-        rate = self.algorithms[0].learning_rate(optimizer.defaults["lr"])
-        optimizer.add_param_group({"params": parameters, "weight_decay": 0.0, "lr": rate})
+            group["params"] = [p for p in group["params"] if id(p) not in ours]
+        for algorithm, parameters in groups:
+            if parameters:
+                rate = algorithm.learning_rate(optimizer.defaults["lr"])
+                optimizer.add_param_group({"params": parameters, "weight_decay": 0.0, "lr": rate})
+        self.watch(optimizer, model, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
+
+    def watch(
+        self,
+        optimizer: torch.optim.Optimizer,
+        model: nn.Module,
+        *,
+        steps_per_epoch: int | None = None,
+        total_steps: int | None = None,
+    ) -> None:
+        """As :meth:`add_to`, for an optimizer whose groups are not to be touched."""
+        self.clock.steps_per_epoch = steps_per_epoch or self.clock.steps_per_epoch
+        self.clock.total_steps = total_steps
+        if self.finished:
+            return
+        self._begin(model)
+        optimizer.register_step_post_hook(lambda *_: self._step(model))
+
+    def _begin(self, model: nn.Module) -> None:
+        for algorithm in self.algorithms:
+            algorithm.begin(model, self.clock)
+        if self._handle is None and self.changes_loss:
+            self._handle = model.register_forward_hook(_TrainingLoss(self), with_kwargs=True)
+
+    def identify(self, model: nn.Module, rows: Callable[[Iterable[int]], Iterable[Batch]], count: int) -> None:
+        """Let a cache of the teacher's answers know which data it is for.
+
+        Args:
+            model: takes the rows.
+            rows: gives the training samples at some indices, as batches of one.
+            count: of the training samples.
+        """
+        for algorithm in self.algorithms:
+            if getattr(algorithm.config, "cache", None):  # type: ignore[attr-defined]
+                from nncf_transformers.algorithms.teacher_cache import fingerprint_rows
+
+                some = range(0, count, max(1, count // _IDENTIFYING_ROWS))
+                found = fingerprint_rows(model_inputs(model, row) for row in rows(some))
+                algorithm.data_fingerprint = f"{count}-{found}"  # type: ignore[attr-defined]
+
+    def end_epoch(self, model: nn.Module) -> None:
+        """Count the optimizer steps of the first epoch, for whoever could not say how many there would be."""
+        if self.clock.steps_per_epoch is None and self.clock.step:
+            logger.info("an epoch has %d optimizer steps", self.clock.step)
+            self.clock.steps_per_epoch = self.clock.step
+            self._begin(model)
+
+    def finish(self, model: nn.Module) -> bool:
+        """End of training: remove what was pruned, and leave a plain model with at most its quantizers.
+
+        Returns:
+            Whether masks were removed. The model's parameters may then be other objects than before, so that an
+            optimizer made before is of no use any more.
+        """
+        if self.finished:
+            return False
+        from nncf_transformers.algorithms.masks import bake, masks
+
+        masked = any(masks(model))
+        for algorithm in self.algorithms:
+            algorithm.finalize(model)
+        bake(model)
+        self.leave()
+        self.finished = True
+        return masked
+
+    def leave(self) -> None:
+        """Have no more part in the training loss of the model."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
 
     def statistics(self, model: nn.Module) -> dict[str, float]:
-        """Scalars for the log, by names such as ``compression/quantizers``."""
-        return {
+        """Scalars for the log, by names such as ``compression/quantizers``; parts of the loss by their own names."""
+        scalars = {
             f"compression/{name}": value
             for algorithm in self.algorithms
             for name, value in algorithm.statistics(model).items()
         }
+        return {name: float(loss) for name, loss in self.losses.items()} | scalars
+
+    def describe(self, model: nn.Module) -> dict[str, Any]:
+        """How large and how sparse ``model`` is, and was before; the content of ``statistics.json``."""
+        return {
+            "algorithms": [algorithm.algorithm for algorithm in self.config.algorithms],
+            "finished": self.finished,
+            "optimizer_steps": self.clock.step,
+            "before": self._before,
+            **describe(model),
+        }
+
+    def _step(self, model: nn.Module) -> None:
+        """An optimizer step is done."""
+        self.clock.step += 1
+        if not self.finished:
+            for algorithm in self.algorithms:
+                algorithm.on_step(model, self.clock)
+
+    def _methods(self, model: nn.Module) -> str:
+        """The methods in words, for the log."""
+        count = sum(1 for _ in quantizers(model))
+        names = [algorithm.algorithm.replace("_", " ") for algorithm in self.config.algorithms]
+        return ", ".join(f"{name} ({count} quantizers)" if name == "quantization" else name for name in names)
+
+    def _state(self) -> dict[str, Any]:
+        """What a checkpoint holds beside NNCF's description of the hooks."""
+        return {
+            "config": self.config.raw,
+            "flags": self.config.flags,
+            "clock": {"step": self.clock.step, "steps_per_epoch": self.clock.steps_per_epoch},
+            "finished": self.finished,
+            "before": self._before,
+            "algorithms": [algorithm.state() for algorithm in self.algorithms],
+        }
+
+    def _load_state(self, model: nn.Module, state: dict[str, Any]) -> None:
+        # Checkpoints of earlier versions hold none of this; they are of models with quantizers only.
+        self.clock = Clock(**state.get("clock", {}))
+        self.finished = state.get("finished", False)
+        self._before = state.get("before", {})
+        if not self.finished and self.clock.step:
+            logger.info("%s: %d optimizer steps are done", self.config.source, self.clock.step)
+        for algorithm, own in zip(self.algorithms, state.get("algorithms", []), strict=False):
+            algorithm.load_state(model, own)
 
     def _bind(self, model: Any) -> None:
         """Let the model carry this compression, and save its state whenever the model is saved."""
-        original = model.save_pretrained
+        original = type(model).save_pretrained
         # A library of 2019 saves pytorch_model.bin only, and takes no other weights than the model's.
         knows_safetensors = "state_dict" in inspect.signature(original).parameters
 
         def save_pretrained(this: nn.Module, save_directory: str, *args: Any, **kwargs: Any) -> Any:
             if kwargs.get("safe_serialization") is False:
                 raise UsageError("a compressed model is saved as safetensors only: drop --save_safetensors False")
+            if self.final_folder is not None and Path(save_directory).resolve() == self.final_folder.resolve():
+                self.finish(this)
             state_dict = kwargs.pop("state_dict", None) or this.state_dict()
-            checkpoint.write_state(save_directory, this, self.config.raw)
+            checkpoint.write_state(save_directory, this, self._state())
             if not knows_safetensors:
                 checkpoint.complete_config(this)
                 checkpoint.write_weights(save_directory, checkpoint.save_ready(state_dict))
-                return original.__func__(this, save_directory)
-            return original.__func__(
-                this, save_directory, *args, state_dict=checkpoint.save_ready(state_dict), **kwargs
-            )
+                result = original(this, save_directory)
+            else:
+                result = original(this, save_directory, *args, state_dict=checkpoint.save_ready(state_dict), **kwargs)
+            self._write_reports(this, Path(save_directory))
+            return result
 
         setattr(model, _ATTRIBUTE, self)
         model.save_pretrained = MethodType(save_pretrained, model)
+
+    def _write_reports(self, model: nn.Module, folder: Path) -> None:
+        write_statistics(folder, self.describe(model))
+        rows = [row for algorithm in self.algorithms for row in getattr(algorithm, "table", ())]
+        if rows:
+            with open(folder / TABLE_FILE, "w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file)
+                writer.writerow(["", *rows[0]])
+                writer.writerows([number, *row.values()] for number, row in enumerate(rows))
+
+
+class _TrainingLoss:
+    """The forward hook that puts the compression's parts into the loss a model returns."""
+
+    def __init__(self, compression: Compression) -> None:
+        self.compression = compression
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_TrainingLoss":
+        return self
+
+    def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> Any:
+        algorithms = self.compression.algorithms
+        # Copies of the model are not trained.
+        if not model.training or not torch.is_grad_enabled() or Compression.of(model) is not self.compression:
+            return outputs
+        inputs = {**dict(zip(inspect.signature(type(model).forward).parameters, (None, *args), strict=False)), **kwargs}
+        if all(inputs.get(name) is None for name in _LABELS):
+            raise UsageError(
+                "the model was called without labels, so it returned no loss that distillation or sparsity could add "
+                "to; pass the labels to the model (and no label smoothing)"
+            )
+        as_tuple = isinstance(outputs, tuple)
+        values = outputs if as_tuple else outputs.to_tuple()
+        loss = values[0]
+        losses: dict[str, torch.Tensor] = {}
+        for algorithm in algorithms:
+            loss = algorithm.combine(model, inputs, values[1:], loss)
+            losses.update(getattr(algorithm, "last", {}))
+        penalties = [p for algorithm in algorithms if (p := algorithm.penalty(model)) is not None]
+        if penalties:
+            penalty = torch.stack(penalties).sum()
+            loss = loss + penalty
+            losses["compression_loss"] = penalty.detach()
+        self.compression.losses = losses
+        if as_tuple:
+            return (loss, *values[1:])
+        outputs["loss"] = loss
+        return outputs
+
+
+# What models call their labels.
+_LABELS = ("labels", "start_positions", "end_positions")
+
+
+def _changes_loss(algorithm: Algorithm) -> bool:
+    kind = type(algorithm)
+    return kind.combine is not Algorithm.combine or kind.penalty is not Algorithm.penalty
 
 
 def restore(model: nn.Module, folder: str | os.PathLike[str]) -> Compression:
@@ -148,9 +407,11 @@ def restore(model: nn.Module, folder: str | os.PathLike[str]) -> Compression:
     """
     use_fast_kernels()
     state = checkpoint.load_compressed(folder, model)
-    compression = Compression(parse_config(state["config"], f"{folder}/{checkpoint.STATE_FILE}"))
+    place = f"{folder}/{checkpoint.STATE_FILE}"
+    compression = Compression(parse_config(state["config"], place, allow_empty=True).with_flags(state.get("flags", {})))
+    compression._load_state(model, state)
     compression._bind(model)
-    logger.info("%s: restored %d quantizers", folder, sum(1 for _ in quantizers(model)))
+    logger.info("%s: restored %s", folder, compression._methods(model))
     return compression
 
 
@@ -162,6 +423,7 @@ def load_model(auto_class: Any, folder: str | os.PathLike[str], *args: Any, **kw
         folder: a local folder, or the name of a model on the hub.
         *args: handed on to ``from_pretrained``, as are the keyword arguments.
     """
+    load_smaller_models()
     # Asked first, for from_pretrained would report a damaged checkpoint in its own words.
     if os.path.isdir(folder):
         checkpoint.is_compressed(folder)
@@ -191,11 +453,7 @@ def restore_if_compressed(model: nn.Module, name: str | os.PathLike[str]) -> Non
 
 def compression_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The trainable parameters that compression added to ``model``."""
-    return [
-        parameter
-        for name, parameter in model.named_parameters()
-        if name.startswith(checkpoint.HOOK_PREFIX) and parameter.requires_grad
-    ]
+    return [p for _, hook in hooks(model) for p in hook.parameters() if p.requires_grad]
 
 
 def _first_rows(batches: Iterable[Batch], count: int) -> list[Batch]:

@@ -2,31 +2,53 @@
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from nncf_transformers.config import CompressionConfig, load_config
+from nncf_transformers.config.model import TEACHER_DTYPES, DistillationConfig
 from nncf_transformers.errors import UsageError
 from nncf_transformers.export import check_targets
+
+# Flags that set a field of DistillationConfig.
+_DISTILLATION = {
+    "teacher_model_or_path": "teacher",
+    "distillation_weight": "weight",
+    "distillation_temperature": "temperature",
+    "distillation_hidden_weight": "hidden_weight",
+    "distillation_teacher_dtype": "teacher_dtype",
+    "distillation_cache": "cache",
+}
+
+
+def _flag(text: str, *aliases: str) -> Any:
+    spelled = [f"--{name}" for alias in aliases for name in (alias, alias.replace("_", "-"))]
+    return field(default=None, metadata={"help": text, "aliases": spelled})
 
 
 @dataclass
 class CompressionFlags:
     """What the user asked for; every flag is also accepted with hyphens."""
 
-    nncf_config: str | None = field(
-        default=None,
-        metadata={"help": "Compression configuration (JSON). Without it the script behaves as it does upstream."},
+    nncf_config: str | None = _flag(
+        "Compression configuration (JSON). Without it the script behaves as it does upstream.",
+        "nncf_compression_config",
     )
-    to_onnx: str | None = field(
-        default=None, metadata={"help": "Write the trained or loaded model to this ONNX file and check it."}
+    to_onnx: str | None = _flag("Write the trained or loaded model to this ONNX file and check it.")
+    to_openvino: str | None = _flag("Write the trained or loaded model to this folder as OpenVINO IR and check it.")
+    data_dir: str | None = _flag("Read the data set that the script would download from this folder.")
+    teacher_model_or_path: str | None = _flag(
+        "Learn from this model, too: a folder, a hub name, or self for a copy of the model as it is; disable takes the "
+        "distillation out of the configuration.",
+        "teacher_model_name_or_path",
+        "distill_teacher",
     )
-    to_openvino: str | None = field(
-        default=None, metadata={"help": "Write the trained or loaded model to this folder as OpenVINO IR and check it."}
-    )
-    data_dir: str | None = field(
-        default=None, metadata={"help": "Read the data set that the script would download from this folder."}
-    )
+    distillation_weight: float | None = _flag("Share of the teacher in the loss, from 0 to 1 (0.5).")
+    distillation_temperature: float | None = _flag("Temperature of both models' answers, at least 1 (2.0).")
+    distillation_hidden_weight: float | None = _flag("Weight of the difference between hidden states (0).")
+    distillation_teacher_dtype: str | None = _flag(f"In what the teacher computes: {' or '.join(TEACHER_DTYPES)}.")
+    distillation_cache: str | None = _flag("Keep the teacher's logits in this folder, so that it runs once a sample.")
 
     def check(self) -> CompressionConfig | None:
         """Check every flag before any work is done, and read the configuration.
@@ -34,10 +56,49 @@ class CompressionFlags:
         Raises:
             UsageError: in one line, what is wrong with which flag.
         """
+        self.check_values()
+        flags = self.distillation
+        config = CompressionConfig(algorithms=(), source="the flags", raw={"algorithms": []})
+        if self.nncf_config is not None:
+            config = load_config(self.nncf_config, allow_empty=bool(flags))
+        learned = next((item for item in config.algorithms if isinstance(item, DistillationConfig)), None)
+        if flags and "teacher" not in flags and learned is None:
+            name = next(name for name, key in _DISTILLATION.items() if key in flags)
+            raise UsageError(f"--{name}: has no effect without a teacher; name one with --teacher_model_or_path")
+        if learned is not None and learned.loss != "kl" and {"weight", "temperature"} & flags.keys():
+            raise UsageError(f'{learned.place}: the loss "{learned.loss}" has no weight; drop the flag, or use "kl"')
+        config = config.with_flags(flags)
+        return config if config.algorithms else None
+
+    def check_values(self) -> None:
+        """Check what can be said of each flag alone.
+
+        Raises:
+            UsageError: see :meth:`check`.
+        """
         check_targets(self.to_onnx, self.to_openvino)
         if self.data_dir is not None and not Path(self.data_dir).is_dir():
             raise UsageError(f"--data-dir {self.data_dir}: no such folder")
-        return load_config(self.nncf_config) if self.nncf_config is not None else None
+        for name, low, high in (
+            ("distillation_weight", 0, 1),
+            ("distillation_temperature", 1, None),
+            ("distillation_hidden_weight", 0, None),
+        ):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= (float("inf") if high is None else high):
+                wanted = f"from {low} to {high}" if high is not None else f"of at least {low}"
+                raise UsageError(f"--{name} {value:g}: must be a number {wanted}")
+        dtype = self.distillation_teacher_dtype
+        if dtype not in (None, *TEACHER_DTYPES):
+            raise UsageError(f"--distillation_teacher_dtype {dtype}: must be {' or '.join(TEACHER_DTYPES)}")
+        if self.distillation_cache is not None and self.distillation_hidden_weight:
+            raise UsageError("--distillation_cache: holds logits, no hidden states; drop --distillation_hidden_weight")
+
+    @property
+    def distillation(self) -> dict[str, Any]:
+        """The flags that set something of the distillation, by field of :class:`DistillationConfig`."""
+        named = {key: getattr(self, name) for name, key in _DISTILLATION.items()}
+        return {key: value for key, value in named.items() if value is not None}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,17 +112,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if existing is not None:
             parser._option_string_actions.setdefault(spellings[1], existing)
         else:
-            parser.add_argument(*spellings, default=None, type=_checked(flag.name), help=flag.metadata["help"])
+            names = dict.fromkeys([*spellings, *flag.metadata["aliases"]])
+            parser.add_argument(*names, default=None, type=_checked(flag), help=flag.metadata["help"])
 
 
-def _checked(name: str) -> Callable[[str], str]:
-    def check(value: str) -> str:
-        CompressionFlags(**{name: value}).check()
-        return value
+def _checked(flag: "Field[Any]") -> Callable[[str], Any]:
+    def check(value: str) -> Any:
+        typed: Any = float(value) if flag.type == float | None else value
+        CompressionFlags(**{flag.name: typed}).check_values()
+        if flag.name == "nncf_config":
+            load_config(value, allow_empty=True)
+        return typed
 
+    # What argparse calls the type where the text is no number.
+    check.__name__ = "number"
     return check
 
 
 def flags_of(args: argparse.Namespace) -> CompressionFlags:
     """Collect the flags from parsed arguments; a script's own ``--data_dir`` stays the script's."""
-    return CompressionFlags(nncf_config=args.nncf_config, to_onnx=args.to_onnx, to_openvino=args.to_openvino)
+    names = [flag.name for flag in fields(CompressionFlags) if flag.name != "data_dir"]
+    return CompressionFlags(**{name: getattr(args, name) for name in names})

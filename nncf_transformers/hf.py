@@ -4,9 +4,12 @@ Without the overlay's flags, and on a model that is not compressed, every method
 ``transformers``.
 """
 
+import contextlib
 import copyreg
 import logging
+import math
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
@@ -14,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from transformers.trainer_utils import get_last_checkpoint
 
-from nncf_transformers.checkpoint import is_compressed, same_structure
+from nncf_transformers.checkpoint import is_compressed, remove_hooks, same_structure
 from nncf_transformers.compression import (
     Compression,
     compression_parameters,
@@ -27,10 +30,11 @@ from nncf_transformers.compression import (
 from nncf_transformers.config import CompressionConfig
 from nncf_transformers.data import set_local_data
 from nncf_transformers.errors import UsageError
-from nncf_transformers.export import export_model, rows_of
+from nncf_transformers.export import export_model, rows_of, sizes_of
 from nncf_transformers.flags import CompressionFlags
 from nncf_transformers.inputs import model_inputs
 from nncf_transformers.runtimes import Inputs
+from nncf_transformers.summary import add_exports, write_card
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +101,7 @@ class _CompressionMixin(_Trainer):
     args: Any
     model: Any
     optimizer: Any
+    _steps: dict[str, int]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -112,16 +117,32 @@ class _CompressionMixin(_Trainer):
         folder = self._resume_folder(resume_from_checkpoint)
         if folder is not None:
             self._match(folder)
-        if self._compression_config is not None and Compression.of(self.model) is None:
-            Compression(self._compression_config).start(self.model, self._rows())
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        compression = Compression.of(self.model)
+        if self._compression_config is not None and (compression is None or compression.replaceable(self.model)):
+            compression = Compression(self._compression_config)
+            compression.start(self.model, self._rows())
+        if compression is None:
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        self._steps = self._count_steps(0 if folder is not None else compression.clock.step)
+        compression.identify(self.model, self._some_rows, _length(self.train_dataset))
+        result = super().train(resume_from_checkpoint, *args, **kwargs)
+        # Another one, where the best checkpoint was loaded at the end.
+        compression = Compression.of(self.model)
+        assert compression is not None
+        with _own_forward(self.model):
+            if compression.finish(self.model):
+                # They hold the parameters of before.
+                self.optimizer = self.lr_scheduler = None
+        return result
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """As upstream, with the compression's parameters in a group of their own."""
         compression = Compression.of(self.model)
-        if compression is None or self.optimizer is not None:
-            if compression is not None:
-                logger.warning("the optimizer was given: it trains the quantizers only if it has their parameters")
+        if compression is None:
+            return super().create_optimizer(*args, **kwargs)
+        if self.optimizer is not None:
+            logger.warning("the optimizer was given: it trains quantizers and scores only if it has their parameters")
+            compression.watch(self.optimizer, self.model, **self._steps)
             return super().create_optimizer(*args, **kwargs)
         parameters = compression_parameters(self.model)
         # Upstream sorts every trainable parameter into its own groups, so these hide until that is done.
@@ -130,7 +151,7 @@ class _CompressionMixin(_Trainer):
         optimizer: Any = super().create_optimizer(*args, **kwargs)
         for parameter in parameters:
             parameter.requires_grad_(True)
-        compression.add_to(optimizer, self.model)
+        compression.add_to(optimizer, self.model, **self._steps)
         return optimizer
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -140,11 +161,31 @@ class _CompressionMixin(_Trainer):
             logs = {**logs, **compression.statistics(self.model)}
         super().log(logs, *args, **kwargs)
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """As upstream; the card of a compressed model says how large and how sparse it is."""
+        super().create_model_card(*args, **kwargs)
+        self._write_card()
+
+    def _load_best_model(self) -> None:
+        """As upstream; masks and quantizers come from the best checkpoint, too, where heads may not yet be removed."""
+        best, compression = self.state.best_model_checkpoint, Compression.of(self.model)
+        if best is not None and compression is not None and is_compressed(best):
+            with _own_forward(self.model):
+                compression.leave()
+                remove_hooks(self.model)
+                restore(self.model, best)
+        super()._load_best_model()
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As upstream; the final model, once it is safely saved, is exported as the flags ask."""
         super().save_model(output_dir, _internal_call)
         if not _internal_call:
             self._export()
+            self._write_card()
+
+    def _write_card(self) -> None:
+        if Compression.of(self.model) is not None and self.is_world_process_zero():
+            write_card(Path(self.args.output_dir))
 
     def _resume_folder(self, resume: str | bool | None) -> str | None:
         if resume is True:
@@ -186,25 +227,48 @@ class _CompressionMixin(_Trainer):
         config, compression = self._compression_config, Compression.of(self.model)
         if config is None and compression is None:
             return
-        if config is not None and compression is not None:
+        anew = compression is not None and self.args.do_train and compression.replaceable(self.model)
+        if config is not None and compression is not None and not anew:
             compression.check_same(config)
-        if compression is None and not self.args.do_train:
+        if compression is None and not self.args.do_train and self.args.nncf_config is not None:
             raise UsageError(
                 f"--nncf-config: {self.model.config._name_or_path} is not a compressed checkpoint; add --do_train to "
                 "compress it (with --num_train_epochs 0 for post-training quantization only)"
             )
         # Gradient checkpointing runs parts of the model again outside its forward, where NNCF's quantizers do not act.
-        for name in ("deepspeed", "fsdp", "torch_compile", "gradient_checkpointing"):
+        # A schedule counts steps, whose number must not change on the way.
+        for name in ("deepspeed", "fsdp", "torch_compile", "gradient_checkpointing", "auto_find_batch_size"):
             if getattr(self.args, name, None):
                 raise UsageError(f"--{name} cannot be combined with compression; drop it")
         if not getattr(self.args, "save_safetensors", True):
             raise UsageError("a compressed model is saved as safetensors only: drop --save_safetensors False")
+        active = compression if compression is not None else Compression(config) if config is not None else None
+        if active is not None and active.changes_loss and self.args.label_smoothing_factor:
+            raise UsageError("--label_smoothing_factor bypasses the loss of distillation and sparsity; drop it")
         if self.args.do_train and not _length(self.train_dataset):
             raise UsageError("the training set is empty: calibration needs at least one sample")
 
     def _rows(self) -> DataLoader:
         """The training data one row at a time, as the training sees it, in an order that the seed decides."""
         return self._loader(self.train_dataset, batch_size=1, shuffle=True)
+
+    def _some_rows(self, indices: Iterable[int]) -> Iterable[Any]:
+        """Some of the training samples, as batches of one."""
+        train_dataset: Any = self.train_dataset
+        return self._loader(Subset(train_dataset, list(indices)), batch_size=1, shuffle=False)
+
+    def _count_steps(self, done: int) -> dict[str, int]:
+        """Optimizer steps in an epoch and at the end, as upstream counts them.
+
+        Args:
+            done: steps of an earlier training that the schedules have seen, but this training's count has not.
+        """
+        args = self.args
+        samples, batch = _length(self.train_dataset), args.train_batch_size * args.world_size
+        batches = samples // batch if args.dataloader_drop_last else -(-samples // batch)
+        epoch = max(1, -(-batches // args.gradient_accumulation_steps))
+        total = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * epoch)
+        return {"steps_per_epoch": epoch, "total_steps": done + total}
 
     def _loader(self, dataset: Any, batch_size: int, shuffle: bool) -> DataLoader:
         """Load ``dataset`` outside the Trainer's own loaders, which would deal it out to the processes."""
@@ -219,16 +283,9 @@ class _CompressionMixin(_Trainer):
             return
         samples = self._parity_samples()
         model: Any = self.accelerator.unwrap_model(self.model)
-        # Mixed precision leaves its wrapper around the model's forward; the export wants the model itself. Accelerate's
-        # own way to take it off binds the forward as a method, which NNCF's is not.
-        wrapped = model.__dict__.get("forward")
-        if "_original_forward" in model.__dict__:
-            model.forward = model._original_forward
-        try:
+        with _own_forward(model):
             export_model(model, tokenizer=self.processing_class, samples=samples, **targets)
-        finally:
-            if wrapped is not None:
-                model.forward = wrapped
+        add_exports(Path(self.args.output_dir), sizes_of(**targets))
 
     def _parity_samples(self) -> list[Inputs] | None:
         dataset = self.eval_dataset if self.eval_dataset is not None else self.train_dataset
@@ -236,6 +293,22 @@ class _CompressionMixin(_Trainer):
             return None
         loader = self._loader(dataset, _PARITY_ROWS, shuffle=False)
         return [rows_of(model_inputs(self.model, batch)) for batch in islice(loader, _PARITY_BATCHES)]
+
+
+@contextlib.contextmanager
+def _own_forward(model: Any) -> Iterator[None]:
+    """Put the model's own forward back for a while: mixed precision leaves its wrapper around it.
+
+    Accelerate's own way to take it off binds the forward as a method, which NNCF's is not.
+    """
+    wrapped = model.__dict__.get("forward")
+    if "_original_forward" in model.__dict__:
+        model.forward = model._original_forward
+    try:
+        yield
+    finally:
+        if wrapped is not None:
+            model.forward = wrapped
 
 
 class Trainer(_CompressionMixin, transformers.Trainer):

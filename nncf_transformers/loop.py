@@ -7,6 +7,8 @@ Transformers.
 import argparse
 import logging
 import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,8 +18,10 @@ from torch.utils.data import TensorDataset
 from nncf_transformers.compression import Compression
 from nncf_transformers.errors import UsageError
 from nncf_transformers.export import export_model as _export_model
+from nncf_transformers.export import sizes_of
 from nncf_transformers.flags import flags_of
 from nncf_transformers.inputs import INPUT_NAMES
+from nncf_transformers.summary import add_exports, write_card
 
 logger = logging.getLogger(__name__)
 
@@ -38,17 +42,17 @@ def start_training(
     """
     config = flags_of(args).check()
     compression = Compression.of(model)
-    if compression is None and config is not None:
+    if config is not None and (compression is None or compression.replaceable(model)):
         compression = Compression(config)
         order = torch.randperm(len(train_dataset), generator=torch.Generator().manual_seed(args.seed)).tolist()
-        rows = (train_dataset[i] for i in order)
-        named = ({n: t.unsqueeze(0) for n, t in zip(INPUT_NAMES, row, strict=False)} for row in rows)
-        compression.start(model, named)
+        compression.start(model, (_named(train_dataset[i]) for i in order))
     elif compression is not None and config is not None:
         compression.check_same(config)
     if compression is None:
         return
-    compression.add_to(optimizer, model)
+    compression.final_folder = Path(args.output_dir)
+    compression.identify(model, lambda indices: (_named(train_dataset[i]) for i in indices), len(train_dataset))
+    compression.add_to(optimizer, model, **_count_steps(args, compression, len(train_dataset)))
     if args.local_rank in (-1, 0):
         _log_statistics(args, compression, model, optimizer)
 
@@ -62,6 +66,25 @@ def export_model(args: argparse.Namespace, model: nn.Module, tokenizer: Any) -> 
         )
     if (flags.to_onnx or flags.to_openvino) and args.local_rank in (-1, 0):
         _export_model(model, to_onnx=flags.to_onnx, to_openvino=flags.to_openvino, tokenizer=tokenizer)
+        add_exports(Path(args.output_dir), sizes_of(flags.to_onnx, flags.to_openvino))
+    if Compression.of(model) is not None and args.do_train and args.local_rank in (-1, 0):
+        write_card(Path(args.output_dir))
+
+
+def _named(row: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A sample of the script's data set as a batch of one."""
+    return {name: tensor.unsqueeze(0) for name, tensor in zip(INPUT_NAMES, row, strict=False)}
+
+
+def _count_steps(args: argparse.Namespace, compression: Compression, samples: int) -> dict[str, int]:
+    """Optimizer steps in an epoch and at the end, as the scripts count them."""
+    world = torch.distributed.get_world_size() if args.local_rank != -1 else 1
+    share = -(-samples // world)
+    batch = args.per_gpu_train_batch_size * max(1, getattr(args, "n_gpu", 1))
+    epoch = max(1, -(-share // batch) // args.gradient_accumulation_steps)
+    total = args.max_steps if args.max_steps > 0 else int(epoch * args.num_train_epochs)
+    resumed = os.path.isfile(os.path.join(args.model_name_or_path, "optimizer.pt"))
+    return {"steps_per_epoch": epoch, "total_steps": total + (0 if resumed else compression.clock.step)}
 
 
 def _log_statistics(

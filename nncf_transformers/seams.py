@@ -16,6 +16,7 @@ from nncf_transformers.data import evaluate, load_dataset
 from nncf_transformers.flags import add_arguments
 from nncf_transformers.hf import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainingArguments
 from nncf_transformers.loop import export_model, start_training
+from nncf_transformers.structure import load_smaller_models
 
 __all__ = [
     "AutoModelForQuestionAnswering",
@@ -31,6 +32,8 @@ __all__ = [
 ]
 
 excepthook.install()
+# The scripts may load a model that lost heads or channels.
+load_smaller_models()
 # The scripts load a model and hand it to the Trainer, which restores its quantizers.
 LOADING_LOGGER.addFilter(without_quantizers)
 

@@ -15,10 +15,13 @@ from nncf_transformers.checkpoint import HOOK_PREFIX, WEIGHTS_FILE, is_compresse
 from nncf_transformers.compression import restore
 from nncf_transformers.flags import add_arguments
 from nncf_transformers.loop import export_model, start_training
+from nncf_transformers.structure import load_smaller_models
 
 __all__ = ["add_arguments", "compressible", "export_model", "start_training"]
 
 excepthook.install()
+# The scripts may load a model that lost heads or channels.
+load_smaller_models()
 
 
 def compressible(classes: Mapping[str, tuple[Any, Any, Any]]) -> dict[str, tuple[Any, Any, Any]]:

@@ -3,17 +3,28 @@
 A new method is a file here, a dataclass in :mod:`nncf_transformers.config`, and a line in :func:`create`.
 """
 
+from importlib import import_module
 from typing import Any
 
-from nncf_transformers.algorithms.base import Algorithm, Batch
-from nncf_transformers.algorithms.quantization import Quantization
-from nncf_transformers.config import QuantizationConfig
+from nncf_transformers.algorithms.base import Algorithm, Batch, Clock
 
-__all__ = ["Algorithm", "Batch", "create"]
+__all__ = ["Algorithm", "Batch", "Clock", "create"]
+
+# By the name in a configuration. Imported when used: some import NNCF, which takes seconds.
+_CLASSES = {
+    "movement_sparsity": "movement.MovementSparsity",
+    "magnitude_sparsity": "magnitude.MagnitudeSparsity",
+    "constant_sparsity": "constant.ConstantSparsity",
+    "quantization": "quantization.Quantization",
+    "distillation": "distillation.Distillation",
+}
 
 
 def create(config: Any) -> Algorithm:
     """Make the method that ``config`` describes."""
-    if isinstance(config, QuantizationConfig):
-        return Quantization(config)
-    raise TypeError(f"no compression method takes a {type(config).__name__}")
+    name = getattr(config, "algorithm", None)
+    if name not in _CLASSES:
+        raise TypeError(f"no compression method takes a {type(config).__name__}")
+    module, _, kind = _CLASSES[name].partition(".")
+    algorithm: Algorithm = getattr(import_module(f"{__name__}.{module}"), kind)(config)
+    return algorithm

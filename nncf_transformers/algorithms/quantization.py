@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nncf_transformers.algorithms.base import Algorithm, Batch
+from nncf_transformers.algorithms.base import Algorithm, Batch, hooks
 from nncf_transformers.config import QuantizationConfig, resolve_ignored_scopes, to_nncf_arguments
 from nncf_transformers.errors import UsageError
 from nncf_transformers.kernels import use_fast_kernels
@@ -47,12 +47,21 @@ class Quantization(Algorithm):
             raise UsageError(f"NNCF refuses this configuration: {error}") from error
         # nncf.quantize returns a copy. Its structure and values are put on the model itself, by the very calls that
         # restore a checkpoint: whatever these calls cannot carry over shows before training, not after it.
-        nncf.torch.load_from_config(model, nncf.torch.get_config(quantized))
+        present = {name for name, _ in hooks(model)}
+        state = nncf.torch.get_config(quantized)["compression_state"]
+        added = [module for module in state if present.isdisjoint(module["hook_names_in_model"])]
+        nncf.torch.load_from_config(model, {"compression_state": added})
         model.load_state_dict(quantized.state_dict())
         if not any(quantizers(model)):
             raise UsageError(
                 f"the configuration leaves nothing of {type(model).__name__} to quantize: ignore fewer scopes"
             )
+
+    def parameters(self, model: nn.Module) -> list[nn.Parameter]:
+        from nncf_transformers.algorithms.masks import Mask
+
+        modules = (module for _, module in hooks(model) if not isinstance(module, Mask))
+        return [p for module in modules for p in module.parameters() if p.requires_grad and p.is_floating_point()]
 
     def statistics(self, model: nn.Module) -> dict[str, float]:
         """Count quantizers and average their ranges (in units of the tensor they quantize)."""
@@ -69,14 +78,9 @@ class Quantization(Algorithm):
 
 def quantizers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """Yield every fake quantizer of ``model`` once, with its hook name."""
-    from nncf.torch.function_hook.wrapper import ATR_HOOK_STORAGE
     from nncf.torch.quantization.layers import BaseQuantizer
 
-    # Not nncf's is_wrapped(): it looks at model.forward, around which mixed precision puts a wrapper of its own.
-    storage = getattr(model, ATR_HOOK_STORAGE, None)
-    for name, module in storage.named_hooks() if storage is not None else ():
-        if isinstance(module, BaseQuantizer):
-            yield name, module
+    return ((name, module) for name, module in hooks(model) if isinstance(module, BaseQuantizer))
 
 
 def is_weight_quantizer(hook_name: str) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nncf_transformers.algorithms.base import hooks
 from nncf_transformers.algorithms.quantization import is_weight_quantizer, quantizers
 from nncf_transformers.errors import CompressionError, UsageError
 from nncf_transformers.export.onnx import output_names, write_onnx
@@ -81,7 +82,7 @@ def export_model(
         IntegrityError: the export lost a quantizer or computes something else; nothing is left behind.
     """
     check_targets(to_onnx, to_openvino)
-    model = _on_cpu(model)
+    model = _plain(_on_cpu(model))
     if samples is None:
         logger.info("export: no data at hand, comparing the runtimes on made-up inputs")
         samples = _made_up(model)
@@ -174,10 +175,29 @@ def _on_cpu(model: nn.Module) -> nn.Module:
     return model
 
 
+def _plain(model: nn.Module) -> nn.Module:
+    """The model itself, or, while masks are on it, a copy with the masks multiplied into the weights."""
+    if next(hooks(model), None) is None:
+        return model
+    from nncf_transformers.algorithms.masks import bake, masks
+
+    if any(True for _ in masks(model)):
+        logger.info("export: training is not over, so what is masked is exported as zeros")
+        model = copy.deepcopy(model)
+        bake(model)
+    return model
+
+
 def _made_up(model: nn.Module) -> list[Inputs]:
     """Batches of several shapes, so that the dynamic axes are tried."""
     shapes = ((4, 16), (1, 48), (3, 31))
     return [rows_of(synthetic_inputs(model, *shape, seed=i)) for i, shape in enumerate(shapes)]
+
+
+def sizes_of(to_onnx: str | None, to_openvino: str | None) -> dict[str, int]:
+    """Sizes in bytes of the files with the weights of an export, by path."""
+    files = ([Path(to_onnx)] if to_onnx else []) + ([Path(to_openvino) / BIN] if to_openvino else [])
+    return {str(path): path.stat().st_size for path in files}
 
 
 def rows_of(tensors: dict[str, torch.Tensor]) -> Inputs:

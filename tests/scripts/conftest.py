@@ -11,9 +11,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from datasets import ClassLabel, Dataset, Features, Value
+from safetensors.torch import load_file
+from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+# The demo's model has four heads of 16 and 256 channels; 12 steps are an epoch and a half of 8 (run_squad).
+MOVEMENT = {
+    "algorithm": "movement_sparsity",
+    "warmup_start_epoch": 0.1,
+    "warmup_end_epoch": 0.5,
+    "importance_regularization_factor": 1.0,
+    "ignored_scopes": ["{re}qa_outputs|classifier|pooler"],
+    "score_lr_multiplier": 100,
+    "sparse_structure_by_scopes": [
+        {"mode": "block", "sparse_factors": [8, 8], "target_scopes": ["{re}attention"]},
+        {"mode": "per_dim", "axis": 0, "target_scopes": ["{re}intermediate"]},
+        {"mode": "per_dim", "axis": 1, "target_scopes": [r"{re}layer\.\d+\.output"]},
+    ],
+}
+JPQD = [MOVEMENT, {"algorithm": "quantization", "calibration_samples": 8}]
 
 
 @dataclass(frozen=True)
@@ -126,3 +146,36 @@ def offline(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     (folder / "squad.json").write_text(json.dumps({"data": questions}))
     return folder
+
+
+@pytest.fixture(scope="session")
+def jpqd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "jpqd.json"
+    path.write_text(json.dumps({"algorithms": JPQD}))
+    return path
+
+
+@pytest.fixture(scope="session")
+def teachers(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The demo's encoder with a head for each task: a teacher that knows nothing, but has the right shape."""
+    folders = {}
+    heads = {"qa": AutoModelForQuestionAnswering, "nli": AutoModelForSequenceClassification}
+    for name, head in heads.items():
+        folders[name] = tmp_path_factory.mktemp("teachers") / name
+        shutil.copytree(data / "model", folders[name])
+        torch.manual_seed(0)
+        model = head.from_pretrained(data / "model", **({"num_labels": 3} if name == "nli" else {}))
+        model.save_pretrained(folders[name])
+    return folders
+
+
+def smaller(folder: Path) -> dict[str, Any]:
+    """Check that a folder holds a model that lost channels; return its statistics."""
+    config = json.loads((folder / "config.json").read_text())
+    assert config["structured_pruning"]
+    statistics: dict[str, Any] = json.loads((folder / "statistics.json").read_text())
+    assert statistics["finished"] and statistics["parameters"] < statistics["before"]["parameters"]
+    assert not [key for key in load_file(folder / "model.safetensors") if key.endswith("_binary_mask")]
+    assert (folder / "structured_sparsity.csv").is_file()
+    assert "## Compression" in (folder / "README.md").read_text()
+    return statistics

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Result
+from conftest import ROOT, Result, smaller
 from safetensors.torch import load_file
 from test_unchanged import compare, flags, unpatched
 from tiny import tiny_batches, tiny_model
@@ -21,7 +21,9 @@ from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClas
 import apply_patch
 from nncf_transformers.compression import Compression, load_model
 from nncf_transformers.config import parse_config
+from nncf_transformers.export import rows_of
 from nncf_transformers.inputs import call_model, synthetic_inputs
+from nncf_transformers.runtimes import openvino_runtime, torch_runtime
 from overlay.pins import load_pins
 from scripts import matrix
 
@@ -245,7 +247,7 @@ def test_saved_models_and_cached_features_of_2019(data: Path, config: Path, tmp_
     second = ["--model_name_or_path", tmp_path / "out/checkpoint-2", "--tokenizer_name", data / "model"]
     second += ["--output_dir", tmp_path / "on"]
     done = in_pin("v2.2", script, *words, *second)
-    assert "Loading features from cached file" in done.stderr and "restored 49 quantizers" in done.stderr
+    assert "Loading features from cached file" in done.stderr and "restored quantization (49 quantizers)" in done.stderr
     assert (tmp_path / "on/nncf_config.json").is_file() and (tmp_path / "on/pytorch_model.bin").is_file()
 
 
@@ -264,6 +266,39 @@ def test_half_precision_of_2019_is_refused_in_one_line(data: Path, tmp_path: Pat
     ]
     done = in_pin("v2.2", ROOT / "build/v2.2/examples/run_squad.py", *words, code=2)
     assert done.stderr.splitlines()[-1].startswith("error: --fp16 of this script needs the package apex")
+
+
+@pytest.mark.slow
+@pytest.mark.upstream
+@pytest.mark.parametrize(("pin", "script"), [("v5.2", "run_qa"), ("v2.2", "run_squad")])
+def test_pruning_and_distillation(
+    data: Path, jpqd: Path, teachers: dict[str, Path], tmp_path: Path, pin: str, script: str
+) -> None:
+    """The same flags and configuration under every library; the smaller model loads under today's, with its figures."""
+    require(pin)
+    path = ROOT / "build" / pin / PINS.get(pin).script(script)
+    if pin == "v2.2":
+        words = [word.format(data=data) for word in matrix.OLD_WORDS[script]]
+    else:
+        words = ["--max_seq_length", "64", "--doc_stride", "16", "--use_cpu", "--report_to", "none"]
+        words += ["--per_device_train_batch_size", "4", "--dataset_name", "squad", "--data_dir", str(data / "squad")]
+    words += ["--nncf_compression_config", str(jpqd), "--distill_teacher", str(teachers["qa"]), "--do_eval"]
+    words += ["--distillation_cache", str(tmp_path / "cache"), "--to-openvino", str(tmp_path / "ir")]
+    start = ["--model_name_or_path", data / "model", "--do_train", "--num_train_epochs", 1, "--learning_rate", "1e-3"]
+    out = tmp_path / "out"
+    in_pin(pin, path, *words, *start, "--output_dir", out)
+    smaller(out)
+    prediction = "predictions_.json" if pin == "v2.2" else "eval_predictions.json"
+    first = json.loads((out / prediction).read_text())
+    (out / prediction).unlink()
+    in_pin(pin, path, *words, "--model_name_or_path", out, "--output_dir", out)
+    assert json.loads((out / prediction).read_text()) == first
+    # Under the library of this environment, the runtime that the IR was compared with.
+    model = load_model(AutoModelForQuestionAnswering, out).eval()
+    inputs = synthetic_inputs(model, 2, 32)
+    runtime = openvino_runtime(tmp_path / "ir" / "openvino_model.xml", exact=True)
+    for ours, theirs in zip(torch_runtime(model)(rows_of(inputs)), runtime(rows_of(inputs)), strict=True):
+        assert np.abs(ours - theirs).max() <= 0.1 * ours.std()
 
 
 SEED = {
