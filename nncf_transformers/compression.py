@@ -19,6 +19,7 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import MethodType
@@ -28,16 +29,17 @@ import torch
 from torch import nn
 
 from nncf_transformers import checkpoint
-from nncf_transformers.algorithms import Algorithm, Batch, Clock, create
+from nncf_transformers.algorithms import Batch, Clock, create
 from nncf_transformers.algorithms.base import hooks
 from nncf_transformers.algorithms.quantization import quantizers
 from nncf_transformers.config import CompressionConfig, parse_config
-from nncf_transformers.errors import UsageError
+from nncf_transformers.errors import IntegrityError, UsageError
 from nncf_transformers.families import check_supported
 from nncf_transformers.inputs import model_inputs
 from nncf_transformers.kernels import use_fast_kernels
-from nncf_transformers.structure import load_smaller_models
-from nncf_transformers.summary import describe, write_statistics
+from nncf_transformers.structure import CONFIG_KEY, load_smaller_models
+from nncf_transformers.summary import STATISTICS_FILE, describe, write_statistics
+from nncf_transformers.training_loss import TrainingLoss, changes_loss
 
 logger = logging.getLogger(__name__)
 
@@ -94,28 +96,32 @@ class Compression:
         """
         moved = ("teacher", "cache")
         theirs, ours = ({k: v for k, v in c.flags.items() if k not in moved} for c in (self.config, config))
-        alone = [c.flags.get("teacher") == "disable" for c in (self.config, config)]
+        # A flag adds a distillation, or takes it away.
+        methods = [[algorithm.algorithm for algorithm in c.algorithms] for c in (self.config, config)]
+        same = config.raw == self.config.raw and theirs == ours and methods[0] == methods[1]
         if self.finished:
-            if config.raw != self.config.raw or theirs != ours:
+            if not same:
                 logger.warning(
                     "%s has no effect: the model is compressed already, by other settings (%s)",
                     config.source,
                     self.config.source,
                 )
             return
-        if config.raw != self.config.raw or theirs != ours or alone[0] != alone[1]:
+        if not same:
             what = config.source if config.raw != self.config.raw else "the flags"
             raise UsageError(
                 f"{self.config.source}: the training was begun with other settings than those of {what}; go on with "
                 "the settings of its beginning, or start anew from its model"
             )
+        places = {k: v for k, v in config.flags.items() if k in moved}
+        self.config = replace(self.config, flags={**self.config.flags, **places})
         for algorithm in self.algorithms:
-            algorithm.relocate({k: v for k, v in config.flags.items() if k in moved})
+            algorithm.relocate(places)
 
     @property
     def changes_loss(self) -> bool:
-        """Whether the training loss is another than the task's."""
-        return any(map(_changes_loss, self.algorithms))
+        """Whether the training loss is, or will be, another than the task's."""
+        return not self.finished and any(map(changes_loss, self.algorithms))
 
     def replaceable(self, model: nn.Module) -> bool:
         """Whether ``model`` is plain again, so that it can be compressed anew."""
@@ -182,6 +188,12 @@ class Compression:
         Raises:
             UsageError: a schedule does not fit the training, or the teacher of a resumed training is not at hand.
         """
+        self.add_groups(optimizer, model)
+        self.begin(model, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
+        optimizer.register_step_post_hook(lambda *_: self.advance(model))
+
+    def add_groups(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+        """The first part of :meth:`add_to`: parameter groups."""
         groups = [(algorithm, algorithm.parameters(model)) for algorithm in self.algorithms]
         # All of them: a quantizer has parameters that are not trained, too.
         ours = {id(parameter) for _, hook in hooks(model) for parameter in hook.parameters()}
@@ -191,29 +203,31 @@ class Compression:
             if parameters:
                 rate = algorithm.learning_rate(optimizer.defaults["lr"])
                 optimizer.add_param_group({"params": parameters, "weight_decay": 0.0, "lr": rate})
-        self.watch(optimizer, model, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
 
-    def watch(
-        self,
-        optimizer: torch.optim.Optimizer,
-        model: nn.Module,
-        *,
-        steps_per_epoch: int | None = None,
-        total_steps: int | None = None,
-    ) -> None:
-        """As :meth:`add_to`, for an optimizer whose groups are not to be touched."""
+    def begin(self, model: nn.Module, *, steps_per_epoch: int | None = None, total_steps: int | None = None) -> None:
+        """The second part of :meth:`add_to`: schedules, teacher, and the loss that the model returns."""
         self.clock.steps_per_epoch = steps_per_epoch or self.clock.steps_per_epoch
         self.clock.total_steps = total_steps
         if self.finished:
+            past = [algorithm.config.algorithm for algorithm in self.algorithms if not algorithm.lasting]
+            if past:
+                logger.warning(
+                    "%s: its training is over, so it goes on without %s", self.config.source, " and ".join(past)
+                )
             return
-        self._begin(model)
-        optimizer.register_step_post_hook(lambda *_: self._step(model))
-
-    def _begin(self, model: nn.Module) -> None:
         for algorithm in self.algorithms:
             algorithm.begin(model, self.clock)
         if self._handle is None and self.changes_loss:
-            self._handle = model.register_forward_hook(_TrainingLoss(self), with_kwargs=True)
+            self._handle = model.register_forward_hook(
+                TrainingLoss(self.algorithms, self.losses, model), with_kwargs=True
+            )
+
+    def advance(self, model: nn.Module) -> None:
+        """Note that an optimizer step is done: the third part of :meth:`add_to`, for who knows the steps better."""
+        self.clock.step += 1
+        if not self.finished:
+            for algorithm in self.algorithms:
+                algorithm.on_step(model, self.clock)
 
     def identify(self, model: nn.Module, rows: Callable[[Iterable[int]], Iterable[Batch]], count: int) -> None:
         """Let a cache of the teacher's answers know which data it is for.
@@ -224,7 +238,7 @@ class Compression:
             count: of the training samples.
         """
         for algorithm in self.algorithms:
-            if getattr(algorithm.config, "cache", None):  # type: ignore[attr-defined]
+            if getattr(algorithm.config, "cache", None):
                 from nncf_transformers.algorithms.teacher_cache import fingerprint_rows
 
                 some = range(0, count, max(1, count // _IDENTIFYING_ROWS))
@@ -235,39 +249,38 @@ class Compression:
         """Count the optimizer steps of the first epoch, for whoever could not say how many there would be."""
         if self.clock.steps_per_epoch is None and self.clock.step:
             logger.info("an epoch has %d optimizer steps", self.clock.step)
-            self.clock.steps_per_epoch = self.clock.step
-            self._begin(model)
+            self.begin(model, steps_per_epoch=self.clock.step, total_steps=self.clock.total_steps)
 
-    def finish(self, model: nn.Module) -> bool:
+    def finish(self, model: nn.Module) -> None:
         """End of training: remove what was pruned, and leave a plain model with at most its quantizers.
 
-        Returns:
-            Whether masks were removed. The model's parameters may then be other objects than before, so that an
-            optimizer made before is of no use any more.
+        The model's parameters may be other objects afterwards, so an optimizer made before is of no use any more.
         """
         if self.finished:
-            return False
-        from nncf_transformers.algorithms.masks import bake, masks
+            return
+        from nncf_transformers.algorithms.masks import bake
 
-        masked = any(masks(model))
         for algorithm in self.algorithms:
             algorithm.finalize(model)
         bake(model)
         self.leave()
         self.finished = True
-        return masked
 
     def leave(self) -> None:
-        """Have no more part in the training loss of the model."""
+        """Have no more part in the training: give up the teacher, and leave the model's loss as it is."""
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
+        self.losses.clear()
+        for algorithm in self.algorithms:
+            algorithm.close()
 
     def statistics(self, model: nn.Module) -> dict[str, float]:
         """Scalars for the log, by names such as ``compression/quantizers``; parts of the loss by their own names."""
         scalars = {
             f"compression/{name}": value
             for algorithm in self.algorithms
+            if algorithm.lasting or not self.finished
             for name, value in algorithm.statistics(model).items()
         }
         return {name: float(loss) for name, loss in self.losses.items()} | scalars
@@ -282,20 +295,13 @@ class Compression:
             **describe(model),
         }
 
-    def _step(self, model: nn.Module) -> None:
-        """An optimizer step is done."""
-        self.clock.step += 1
-        if not self.finished:
-            for algorithm in self.algorithms:
-                algorithm.on_step(model, self.clock)
-
     def _methods(self, model: nn.Module) -> str:
         """The methods in words, for the log."""
         count = sum(1 for _ in quantizers(model))
         names = [algorithm.algorithm.replace("_", " ") for algorithm in self.config.algorithms]
         return ", ".join(f"{name} ({count} quantizers)" if name == "quantization" else name for name in names)
 
-    def _state(self) -> dict[str, Any]:
+    def _state(self, model: nn.Module) -> dict[str, Any]:
         """What a checkpoint holds beside NNCF's description of the hooks."""
         return {
             "config": self.config.raw,
@@ -303,13 +309,14 @@ class Compression:
             "clock": {"step": self.clock.step, "steps_per_epoch": self.clock.steps_per_epoch},
             "finished": self.finished,
             "before": self._before,
+            CONFIG_KEY: getattr(model.config, CONFIG_KEY, None),
             "algorithms": [algorithm.state() for algorithm in self.algorithms],
         }
 
     def _load_state(self, model: nn.Module, state: dict[str, Any]) -> None:
         # Checkpoints of earlier versions hold none of this; they are of models with quantizers only.
         self.clock = Clock(**state.get("clock", {}))
-        self.finished = state.get("finished", False)
+        self.finished = state.get("finished", True)
         self._before = state.get("before", {})
         if not self.finished and self.clock.step:
             logger.info("%s: %d optimizer steps are done", self.config.source, self.clock.step)
@@ -328,7 +335,7 @@ class Compression:
             if self.final_folder is not None and Path(save_directory).resolve() == self.final_folder.resolve():
                 self.finish(this)
             state_dict = kwargs.pop("state_dict", None) or this.state_dict()
-            checkpoint.write_state(save_directory, this, self._state())
+            checkpoint.write_state(save_directory, this, self._state(this))
             if not knows_safetensors:
                 checkpoint.complete_config(this)
                 checkpoint.write_weights(save_directory, checkpoint.save_ready(state_dict))
@@ -344,59 +351,12 @@ class Compression:
     def _write_reports(self, model: nn.Module, folder: Path) -> None:
         write_statistics(folder, self.describe(model))
         rows = [row for algorithm in self.algorithms for row in getattr(algorithm, "table", ())]
+        (folder / TABLE_FILE).unlink(missing_ok=True)
         if rows:
             with open(folder / TABLE_FILE, "w", newline="", encoding="utf-8") as file:
                 writer = csv.writer(file)
                 writer.writerow(["", *rows[0]])
                 writer.writerows([number, *row.values()] for number, row in enumerate(rows))
-
-
-class _TrainingLoss:
-    """The forward hook that puts the compression's parts into the loss a model returns."""
-
-    def __init__(self, compression: Compression) -> None:
-        self.compression = compression
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "_TrainingLoss":
-        return self
-
-    def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> Any:
-        algorithms = self.compression.algorithms
-        # Copies of the model are not trained.
-        if not model.training or not torch.is_grad_enabled() or Compression.of(model) is not self.compression:
-            return outputs
-        inputs = {**dict(zip(inspect.signature(type(model).forward).parameters, (None, *args), strict=False)), **kwargs}
-        if all(inputs.get(name) is None for name in _LABELS):
-            raise UsageError(
-                "the model was called without labels, so it returned no loss that distillation or sparsity could add "
-                "to; pass the labels to the model (and no label smoothing)"
-            )
-        as_tuple = isinstance(outputs, tuple)
-        values = outputs if as_tuple else outputs.to_tuple()
-        loss = values[0]
-        losses: dict[str, torch.Tensor] = {}
-        for algorithm in algorithms:
-            loss = algorithm.combine(model, inputs, values[1:], loss)
-            losses.update(getattr(algorithm, "last", {}))
-        penalties = [p for algorithm in algorithms if (p := algorithm.penalty(model)) is not None]
-        if penalties:
-            penalty = torch.stack(penalties).sum()
-            loss = loss + penalty
-            losses["compression_loss"] = penalty.detach()
-        self.compression.losses = losses
-        if as_tuple:
-            return (loss, *values[1:])
-        outputs["loss"] = loss
-        return outputs
-
-
-# What models call their labels.
-_LABELS = ("labels", "start_positions", "end_positions")
-
-
-def _changes_loss(algorithm: Algorithm) -> bool:
-    kind = type(algorithm)
-    return kind.combine is not Algorithm.combine or kind.penalty is not Algorithm.penalty
 
 
 def restore(model: nn.Module, folder: str | os.PathLike[str]) -> Compression:
@@ -408,11 +368,23 @@ def restore(model: nn.Module, folder: str | os.PathLike[str]) -> Compression:
     use_fast_kernels()
     state = checkpoint.load_compressed(folder, model)
     place = f"{folder}/{checkpoint.STATE_FILE}"
+    sizes = getattr(model.config, CONFIG_KEY, None)
+    if state.get(CONFIG_KEY, sizes) != sizes:
+        raise IntegrityError(
+            f"{place}: is of a model that lost heads or channels, and this one has others (was another run saved over "
+            f"it?); delete {checkpoint.STATE_FILE} to use the model as it is"
+        )
     compression = Compression(parse_config(state["config"], place, allow_empty=True).with_flags(state.get("flags", {})))
     compression._load_state(model, state)
     compression._bind(model)
     logger.info("%s: restored %s", folder, compression._methods(model))
     return compression
+
+
+def remove_reports(folder: str | os.PathLike[str]) -> None:
+    """Remove what an earlier, compressed model has left in a folder where another model is saved now."""
+    for name in (checkpoint.STATE_FILE, STATISTICS_FILE, TABLE_FILE):
+        Path(folder, name).unlink(missing_ok=True)
 
 
 def load_model(auto_class: Any, folder: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:

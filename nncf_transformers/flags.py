@@ -1,8 +1,7 @@
 """The flags that the overlay adds to a script, once as dataclass fields and once for argparse."""
 
 import argparse
-from collections.abc import Callable
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +64,13 @@ class CompressionFlags:
         if flags and "teacher" not in flags and learned is None:
             name = next(name for name, key in _DISTILLATION.items() if key in flags)
             raise UsageError(f"--{name}: has no effect without a teacher; name one with --teacher_model_or_path")
-        if learned is not None and learned.loss != "kl" and {"weight", "temperature"} & flags.keys():
-            raise UsageError(f'{learned.place}: the loss "{learned.loss}" has no weight; drop the flag, or use "kl"')
+        if learned is not None and flags.get("teacher") != "disable":
+            for key in {"mse": ("weight", "temperature"), "softmax": ("weight",), "kl": ()}[learned.loss]:
+                if key in flags:
+                    raise UsageError(
+                        f'--distillation_{key}: {learned.place} has the loss "{learned.loss}", which knows no {key}; '
+                        'drop the flag, or use "kl"'
+                    )
         config = config.with_flags(flags)
         return config if config.algorithms else None
 
@@ -84,7 +88,7 @@ class CompressionFlags:
             ("distillation_temperature", 1, None),
             ("distillation_hidden_weight", 0, None),
         ):
-            value = getattr(self, name)
+            value = self._number(name)
             if value is not None and not low <= value <= (float("inf") if high is None else high):
                 wanted = f"from {low} to {high}" if high is not None else f"of at least {low}"
                 raise UsageError(f"--{name} {value:g}: must be a number {wanted}")
@@ -93,6 +97,17 @@ class CompressionFlags:
             raise UsageError(f"--distillation_teacher_dtype {dtype}: must be {' or '.join(TEACHER_DTYPES)}")
         if self.distillation_cache is not None and self.distillation_hidden_weight:
             raise UsageError("--distillation_cache: holds logits, no hidden states; drop --distillation_hidden_weight")
+
+    def _number(self, name: str) -> float | None:
+        """A number; a file of arguments may have it as a text."""
+        value = getattr(self, name)
+        if isinstance(value, str):
+            try:
+                value = float(value)
+            except ValueError:
+                raise UsageError(f"--{name} {value}: must be a number") from None
+            setattr(self, name, value)
+        return value
 
     @property
     def distillation(self) -> dict[str, Any]:
@@ -104,7 +119,7 @@ class CompressionFlags:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags to a script that uses argparse, in both spellings; one that it already has gets the other spelling.
 
-    Each is checked as it is parsed, hence before the script does any work.
+    They are checked as they are parsed, hence before the script does any work.
     """
     for flag in fields(CompressionFlags):
         spellings = [f"--{flag.name}", f"--{flag.name.replace('_', '-')}"]
@@ -113,20 +128,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             parser._option_string_actions.setdefault(spellings[1], existing)
         else:
             names = dict.fromkeys([*spellings, *flag.metadata["aliases"]])
-            parser.add_argument(*names, default=None, type=_checked(flag), help=flag.metadata["help"])
+            kind = float if flag.type == float | None else str
+            parser.add_argument(*names, default=None, type=kind, help=flag.metadata["help"])
+    parse_args = parser.parse_args
 
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        parsed = parse_args(*args, **kwargs)
+        flags_of(parsed).check()
+        return parsed
 
-def _checked(flag: "Field[Any]") -> Callable[[str], Any]:
-    def check(value: str) -> Any:
-        typed: Any = float(value) if flag.type == float | None else value
-        CompressionFlags(**{flag.name: typed}).check_values()
-        if flag.name == "nncf_config":
-            load_config(value, allow_empty=True)
-        return typed
-
-    # What argparse calls the type where the text is no number.
-    check.__name__ = "number"
-    return check
+    parser.parse_args = checked  # type: ignore[method-assign]
 
 
 def flags_of(args: argparse.Namespace) -> CompressionFlags:

@@ -24,6 +24,7 @@ from nncf_transformers.checkpoint import is_compressed, remove_hooks, same_struc
 from nncf_transformers.compression import (
     Compression,
     compression_parameters,
+    remove_reports,
     restore,
     restore_if_compressed,
 )
@@ -101,7 +102,6 @@ class _CompressionMixin(_Trainer):
     args: Any
     model: Any
     optimizer: Any
-    _steps: dict[str, int]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -120,19 +120,26 @@ class _CompressionMixin(_Trainer):
         compression = Compression.of(self.model)
         if self._compression_config is not None and (compression is None or compression.replaceable(self.model)):
             compression = Compression(self._compression_config)
+            _take_off_precision(self.model)
             compression.start(self.model, self._rows())
         if compression is None:
             return super().train(resume_from_checkpoint, *args, **kwargs)
-        self._steps = self._count_steps(0 if folder is not None else compression.clock.step)
         compression.identify(self.model, self._some_rows, _length(self.train_dataset))
-        result = super().train(resume_from_checkpoint, *args, **kwargs)
+        compression.begin(self.model, **self._count_steps(0 if folder is not None else compression.clock.step))
+        # Not the optimizer's own steps: one that mixed precision skips counts for the Trainer's end of training, too.
+        clock = _Clock()
+        self.add_callback(clock)
+        try:
+            result = super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            self.remove_callback(clock)
         # Another one, where the best checkpoint was loaded at the end.
         compression = Compression.of(self.model)
         assert compression is not None
         with _own_forward(self.model):
-            if compression.finish(self.model):
-                # They hold the parameters of before.
-                self.optimizer = self.lr_scheduler = None
+            compression.finish(self.model)
+        # They hold the parameters of before.
+        self.optimizer = self.lr_scheduler = None
         return result
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
@@ -142,7 +149,6 @@ class _CompressionMixin(_Trainer):
             return super().create_optimizer(*args, **kwargs)
         if self.optimizer is not None:
             logger.warning("the optimizer was given: it trains quantizers and scores only if it has their parameters")
-            compression.watch(self.optimizer, self.model, **self._steps)
             return super().create_optimizer(*args, **kwargs)
         parameters = compression_parameters(self.model)
         # Upstream sorts every trainable parameter into its own groups, so these hide until that is done.
@@ -151,7 +157,7 @@ class _CompressionMixin(_Trainer):
         optimizer: Any = super().create_optimizer(*args, **kwargs)
         for parameter in parameters:
             parameter.requires_grad_(True)
-        compression.add_to(optimizer, self.model, **self._steps)
+        compression.add_groups(optimizer, self.model)
         return optimizer
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -179,6 +185,9 @@ class _CompressionMixin(_Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As upstream; the final model, once it is safely saved, is exported as the flags ask."""
         super().save_model(output_dir, _internal_call)
+        if Compression.of(self.model) is None and self.args.should_save:
+            # Of a compressed model that was saved here before, and is overwritten now.
+            remove_reports(output_dir or self.args.output_dir)
         if not _internal_call:
             self._export()
             self._write_card()
@@ -213,21 +222,26 @@ class _CompressionMixin(_Trainer):
                 f"{folder}: has no optimizer.pt, so it cannot be resumed; take one of its checkpoint-* folders, or "
                 "pass it as --model_name_or_path, with another --output_dir"
             )
-        if Compression.of(self.model) is None:
-            restore(self.model, folder)
-            self._check_arguments()
-        elif not same_structure(folder, self.model):
-            raise UsageError(
-                f"{folder}: is compressed in another way than {self.model.config._name_or_path}; "
-                "start from the model that it was trained from"
-            )
+        compression = Compression.of(self.model)
+        if compression is not None:
+            if not same_structure(folder, self.model):
+                raise UsageError(
+                    f"{folder}: is compressed in another way than {self.model.config._name_or_path}; "
+                    "start from the model that it was trained from"
+                )
+            # The model may be of an earlier step: masks, scores and schedules are to be the checkpoint's.
+            compression.leave()
+            remove_hooks(self.model)
+        restore(self.model, folder)
+        self._check_arguments()
 
     def _check_arguments(self) -> None:
         """Refuse what cannot be combined with compression, before any work is done."""
         config, compression = self._compression_config, Compression.of(self.model)
-        if config is None and compression is None:
+        plain = compression is None or compression.replaceable(self.model)
+        if config is None and plain:
             return
-        anew = compression is not None and self.args.do_train and compression.replaceable(self.model)
+        anew = compression is not None and self.args.do_train and plain
         if config is not None and compression is not None and not anew:
             compression.check_same(config)
         if compression is None and not self.args.do_train and self.args.nncf_config is not None:
@@ -242,9 +256,20 @@ class _CompressionMixin(_Trainer):
                 raise UsageError(f"--{name} cannot be combined with compression; drop it")
         if not getattr(self.args, "save_safetensors", True):
             raise UsageError("a compressed model is saved as safetensors only: drop --save_safetensors False")
-        active = compression if compression is not None else Compression(config) if config is not None else None
+        if self.model_init is not None:
+            raise UsageError(
+                "model_init makes a new model for each training, after this one is compressed; give a model"
+            )
+        active = Compression(config) if config is not None and plain else compression
         if active is not None and active.changes_loss and self.args.label_smoothing_factor:
             raise UsageError("--label_smoothing_factor bypasses the loss of distillation and sparsity; drop it")
+        if active is not None and active.changes_loss and self.args.n_gpu > 1:
+            raise UsageError(
+                "distillation and sparsity need a process for each GPU: start the script by torchrun --nproc-per-node "
+                "(make: NPROC), or show it one GPU only (CUDA_VISIBLE_DEVICES=0)"
+            )
+        if self.args.do_train and not hasattr(self.train_dataset or [], "__len__"):
+            raise UsageError("the training set has no length, which schedules and calibration need; do not stream it")
         if self.args.do_train and not _length(self.train_dataset):
             raise UsageError("the training set is empty: calibration needs at least one sample")
 
@@ -293,6 +318,21 @@ class _CompressionMixin(_Trainer):
             return None
         loader = self._loader(dataset, _PARITY_ROWS, shuffle=False)
         return [rows_of(model_inputs(self.model, batch)) for batch in islice(loader, _PARITY_BATCHES)]
+
+
+class _Clock(transformers.TrainerCallback):
+    """Moves the schedules of the model's compression."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        compression = Compression.of(model)
+        if compression is not None:
+            compression.advance(model)
+
+
+def _take_off_precision(model: Any) -> None:
+    """Take mixed precision's wrapper off the model's forward, where an evaluation has put one; training will again."""
+    if "_original_forward" in model.__dict__:
+        model.forward = model.__dict__.pop("_original_forward")
 
 
 @contextlib.contextmanager

@@ -50,6 +50,11 @@ def start_training(
         compression.check_same(config)
     if compression is None:
         return
+    if compression.changes_loss and getattr(args, "n_gpu", 1) > 1:
+        raise UsageError(
+            "distillation and sparsity need a process for each GPU: start the script by torchrun --nproc-per-node "
+            "(make: NPROC), or show it one GPU only (CUDA_VISIBLE_DEVICES=0)"
+        )
     compression.final_folder = Path(args.output_dir)
     compression.identify(model, lambda indices: (_named(train_dataset[i]) for i in indices), len(train_dataset))
     compression.add_to(optimizer, model, **_count_steps(args, compression, len(train_dataset)))
@@ -82,8 +87,10 @@ def _count_steps(args: argparse.Namespace, compression: Compression, samples: in
     share = -(-samples // world)
     batch = args.per_gpu_train_batch_size * max(1, getattr(args, "n_gpu", 1))
     epoch = max(1, -(-share // batch) // args.gradient_accumulation_steps)
-    total = args.max_steps if args.max_steps > 0 else int(epoch * args.num_train_epochs)
-    resumed = os.path.isfile(os.path.join(args.model_name_or_path, "optimizer.pt"))
+    # Upstream's scripts train whole epochs only.
+    epochs = int(args.num_train_epochs) if args.num_train_epochs >= 1 else args.num_train_epochs
+    total = args.max_steps if args.max_steps > 0 else int(epoch * epochs)
+    resumed = all(os.path.isfile(os.path.join(args.model_name_or_path, f"{n}.pt")) for n in ("optimizer", "scheduler"))
     return {"steps_per_epoch": epoch, "total_steps": total + (0 if resumed else compression.clock.step)}
 
 

@@ -56,7 +56,8 @@ def test_readme_has_the_recorded_figures() -> None:
 
 def test_help_names_every_target() -> None:
     listed = make("help")
-    tasks = [f"{task}-int8" for task in TASKS] + ["squad-fp32", "xnli-fp32"]
+    tasks = [f"{name}-int8" if "published" in task else name for name, task in TASKS.items()]
+    tasks += ["squad-fp32", "xnli-fp32"]
     for target in (
         "help",
         "setup",

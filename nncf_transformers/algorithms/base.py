@@ -38,8 +38,13 @@ class Algorithm:
 
     The methods are called in this order: :meth:`prepare`, :meth:`attach` on a fresh model or :meth:`load_state` on one
     whose hooks came from a checkpoint, :meth:`begin` before training, :meth:`on_step` before each optimizer step's
-    first forward, :meth:`combine` and :meth:`penalty` in each forward with labels, :meth:`finalize` after training.
+    first forward, :meth:`combine` and :meth:`penalty` in each forward with labels, :meth:`finalize` after training, and
+    :meth:`close`.
     """
+
+    config: Any
+    #: Whether the method goes on acting in a model whose training is over.
+    lasting = False
 
     @property
     def samples(self) -> int:
@@ -105,6 +110,9 @@ class Algorithm:
 
     def finalize(self, model: nn.Module) -> None:
         """Training is over: turn what training needed into a plain model."""
+
+    def close(self) -> None:
+        """Give up what only training needs, whether it has come to its end or not."""
 
 
 def hooks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

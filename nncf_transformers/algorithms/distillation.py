@@ -253,7 +253,7 @@ class Distillation(Algorithm):
             config, teacher=places.get("teacher", config.teacher), cache=places.get("cache", config.cache)
         )
 
-    def finalize(self, model: nn.Module) -> None:
+    def close(self) -> None:
         self._student_states.remove()
         self._teacher_states.remove()
         self._close_cache()

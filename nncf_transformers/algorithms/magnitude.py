@@ -179,6 +179,10 @@ class MagnitudeSparsity(Algorithm):
             self._groups = [group for group in self._fitting_groups(model) if layers.issuperset(group.members)]
 
     def finalize(self, model: nn.Module) -> None:
+        if not self._frozen:
+            logger.warning(
+                "%s: the schedule is not over; the sparsity stays at %.1f %%", self._place, 100 * self._level
+            )
         if self._by_unit:
             remove_masked_units(model)
             self._masked = ()

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
-from nncf.torch.function_hook.wrapper import get_hook_storage, register_post_function_hook, wrap_model
+from nncf.torch.function_hook.wrapper import ATR_HOOK_STORAGE, get_hook_storage, register_post_function_hook, wrap_model
 from nncf.torch.layer_utils import StatefulModuleInterface
 from torch import nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
@@ -51,7 +51,8 @@ class Mask(nn.Module, StatefulModuleInterface):
     @mask.setter
     def mask(self, mask: torch.Tensor) -> None:
         """Take another mask, perhaps with blocks of another size."""
-        self._binary_mask = mask.detach().to(self._binary_mask.device, torch.bool)
+        # A copy: the masks of one group may be views of one tensor.
+        self._binary_mask = mask.detach().to(self._binary_mask.device, torch.bool, copy=True).contiguous()
 
     def freeze(self) -> None:
         """Make the mask final. The scores stay, for an optimizer that is resumed must find the same parameters."""
@@ -139,7 +140,10 @@ def add_mask(model: nn.Module, parameter: str, shape: Sequence[int], scored: boo
         scored: whether it has trainable scores, zero at first.
     """
     mask = Mask(shape, shape if scored else None).to(model.get_parameter(parameter).device)
-    register_post_function_hook(wrap_model(model), parameter, 0, mask)
+    if not hasattr(model, ATR_HOOK_STORAGE):
+        # Not asked again of a wrapped model: it would look at the forward, which mixed precision may have wrapped, too.
+        wrap_model(model)
+    register_post_function_hook(model, parameter, 0, mask)
     return mask
 
 

@@ -77,6 +77,8 @@ class MovementSparsity(Algorithm):
         return model_rate * self.config.score_lr_multiplier
 
     def begin(self, model: nn.Module, clock: Clock) -> None:
+        if self.resolved:
+            return
         config = self.config
         if clock.steps_per_epoch and config.steps_per_epoch not in (None, clock.steps_per_epoch):
             raise UsageError(
@@ -229,15 +231,17 @@ def _mask_below(model: nn.Module, threshold: float) -> None:
     found = [(name, mask, mask.importance.detach()) for name, mask in _scored(model) if mask.importance is not None]
     if not found:
         return
-    counts = torch.stack([(scores >= threshold).sum() for _, _, scores in found]).tolist()
-    for (name, mask, scores), count in zip(found, counts, strict=True):
+    # One transfer from the device for all tensors.
+    sums = [torch.stack([(scores >= threshold).sum(), (scores > threshold).sum()]) for _, _, scores in found]
+    for (name, mask, scores), (count, above) in zip(found, torch.stack(sums).tolist(), strict=True):
         block = model.get_parameter(name).numel() // scores.numel()
         position = _QUANTILE * (scores.numel() * block - 1)
         limit: float | torch.Tensor = threshold
         if count < scores.numel() - int(position) // block:
             limit = _quantile(scores, block, position).clamp(max=threshold)
+            above = int((scores > limit).sum())
         kept = scores > limit
-        if scores.numel() > 1 and not kept.any():
+        if scores.numel() > 1 and above == 0:
             # Few or equal scores: the quantile is the largest of them. A tensor never goes whole.
             kept = scores == scores.max()
         mask.mask = kept

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 class Quantization(Algorithm):
     """Insert fake quantizers whose ranges come from calibration and are trained from there on."""
 
+    lasting = True
+
     def __init__(self, config: QuantizationConfig) -> None:
         self.config = config
 

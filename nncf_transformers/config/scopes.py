@@ -143,9 +143,16 @@ def resolve_layers(
     targets = _targets(model, example_input, config.legacy_scopes)
     linear = list(dict.fromkeys(target.module_path for target in targets if _is_linear(target)))
     warnings: list[str] = []
+    # Of a tensor that two modules share, NNCF knows one name; under the other a mask would never act.
+    named = {name for name, _ in model.named_parameters()}
+    shared = [name for name in linear if f"{name}.weight" not in named]
+    linear = [name for name in linear if name not in shared]
     ignored = _layers(config.ignored_scopes, targets, _place(config, "ignored_scopes"), warnings)
     wanted = _layers(config.target_scopes, targets, _place(config, "target_scopes"), warnings)
     layers = [name for name in linear if name not in ignored and (name in wanted or not config.target_scopes)]
+    for name in shared:
+        if name not in ignored and (name in wanted or not config.target_scopes):
+            warnings.append(f"{config.place}: {name} stays dense: it shares its weight with another module")
     if not layers:
         raise ConfigError(
             f"{config.place or config.algorithm}: the scopes leave no linear layer of {type(model).__name__} to make "

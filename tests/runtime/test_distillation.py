@@ -385,7 +385,7 @@ def test_hidden_states_are_kept_in_training_only() -> None:
     assert algorithm._student_states.take() == []
     step(algorithm, model, batch)
     assert algorithm._student_states.take() == []
-    algorithm.finalize(model)
+    algorithm.close()
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     assert algorithm._teacher is None
 
@@ -707,7 +707,7 @@ def test_a_step_with_cached_logits_is_a_step_with_fresh_ones(tmp_path: Path, mon
     algorithm.prepare(model, sample(model), "")
     algorithm.begin(model, Clock())
     assert [step(algorithm, model, batch).item() for batch in batches] == expected
-    algorithm.finalize(model)
+    algorithm.close()
 
     again = method(teacher=teacher, cache=str(tmp_path / "cache"))
     again.data_fingerprint = "data"
@@ -744,7 +744,7 @@ def test_begin_may_be_called_again(tmp_path: Path) -> None:
         expected = step(algorithm, model, batch).item()
         algorithm.begin(model, Clock(5, 5))
         assert step(algorithm, model, batch).item() == expected
-        algorithm.finalize(model)
+        algorithm.close()
 
 
 # The library of 2019.
@@ -776,7 +776,7 @@ for folder in (compressed, plain, out):
     loss = algorithm.combine(model, inputs, call_model(model, inputs), torch.zeros((), requires_grad=True))
     loss.backward()
     print(folder == out, algorithm.last["distillation_loss"].item(), algorithm.last["hidden_loss"].item())
-    algorithm.finalize(model)
+    algorithm.close()
 try:
     load_teacher(model, other)
 except UsageError as error:

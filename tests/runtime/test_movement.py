@@ -255,7 +255,7 @@ def test_removal_changes_nothing_but_the_size(family: str, quantized: bool, tmp_
     algorithm.on_step(model, compression.clock)
     assert algorithm.resolved
     masked = logits(model)
-    assert compression.finish(model)
+    compression.finish(model)
     small = logits(model)
     assert (small - masked).abs().max() <= 1e-5 * masked.abs().max()
     kept = [unit * head.unit + i for unit in (0, 2) for i in range(head.unit)]

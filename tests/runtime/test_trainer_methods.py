@@ -2,7 +2,9 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import pytest
@@ -16,7 +18,8 @@ from tiny import tiny_batches, tiny_model
 from nncf_transformers.algorithms.masks import masks
 from nncf_transformers.checkpoint import STATE_FILE
 from nncf_transformers.compression import Compression, load_model
-from nncf_transformers.errors import UsageError
+from nncf_transformers.config import parse_config
+from nncf_transformers.errors import IntegrityError, UsageError
 from nncf_transformers.hf import Trainer
 from nncf_transformers.structure import CONFIG_KEY, load_smaller_models
 
@@ -200,6 +203,29 @@ def test_best_model_of_before_the_removal(tmp_path: Path, start: Path, caplog: p
     assert "the warm-up is not over" in caplog.text
 
 
+def test_resuming_a_later_step_than_the_model_is_of(tmp_path: Path, start: Path) -> None:
+    """The model comes from before the masks were resolved, the training state from after it."""
+    whole = run_of(tmp_path / "whole", start, METHODS["jpqd"], save_steps=2)
+    whole.train()
+    whole.save_model()
+    early, late = (tmp_path / "whole" / f"checkpoint-{step}" for step in (4, 10))
+    part = run_of(tmp_path / "part", early, None)
+    part.train(resume_from_checkpoint=str(late))
+    part.save_model()
+    assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "part"))
+
+
+def test_an_unfinished_model_goes_on_with_its_schedule(tmp_path: Path, start: Path) -> None:
+    """As a start, not as a training to resume: a new optimizer and new data order, but the step of the schedules."""
+    run_of(tmp_path / "whole", start, METHODS["jpqd"], max_steps=8, save_steps=5).train()
+    run = run_of(tmp_path / "on", tmp_path / "whole" / "checkpoint-5", METHODS["jpqd"], max_steps=4)
+    run.train()
+    compression = Compression.of(run.model)
+    assert compression is not None and compression.clock.step == 9 and hasattr(run.model.config, CONFIG_KEY)
+    with pytest.raises(UsageError, match="other settings than those of"):
+        run_of(tmp_path / "other", tmp_path / "whole" / "checkpoint-5", METHODS["movement"])
+
+
 def test_resuming_with_other_settings_is_refused(tmp_path: Path, start: Path) -> None:
     run_of(tmp_path / "a", start, METHODS["jpqd"], max_steps=8).train()
     changed = [{**MOVEMENT, "power": 2}, QUANTIZATION, DISTILLATION]
@@ -321,3 +347,135 @@ def test_a_given_optimizer_moves_the_schedules(tmp_path: Path, start: Path, capl
     assert "the optimizer was given" in caplog.text
     compression = Compression.of(model)
     assert compression is not None and compression.clock.step == 8
+
+
+def test_a_teacher_that_is_added_on_resuming_is_refused(tmp_path: Path, start: Path) -> None:
+    run_of(tmp_path / "a", start, [QUANTIZATION], max_steps=6, save_steps=3).train()
+    with pytest.raises(UsageError, match="other settings than those of the flags"):
+        run_of(tmp_path / "b", start, [QUANTIZATION], teacher_model_or_path=str(start)).train(
+            str(tmp_path / "a" / "checkpoint-3")
+        )
+
+
+def test_a_finished_model_goes_on_with_its_quantizers_only(
+    tmp_path: Path, start: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = run_of(tmp_path / "a", start, METHODS["jpqd"], max_steps=8)
+    run.train()
+    run.save_model()
+    size = run.model.num_parameters()
+    for again in (run, run_of(tmp_path / "b", tmp_path / "a", METHODS["jpqd"], max_steps=3)):
+        caplog.clear()
+        again.train()
+        assert "it goes on without movement_sparsity and distillation" in caplog.text
+        logged = [entry for entry in again.state.log_history if "loss" in entry][-1]
+        assert not {"task_loss", "distillation_loss", "compression_loss", "compression/layer_sparsity"} & logged.keys()
+        assert logged["compression/quantizers"] > 0 and again.model.num_parameters() == size
+
+
+@pytest.mark.parametrize("precision", [{}, {"bf16": True}])
+def test_training_twice(tmp_path: Path, start: Path, precision: dict[str, bool]) -> None:
+    """The first training leaves a plain model, which the second compresses anew: its masks must act."""
+    run = run_of(tmp_path / "a", start, METHODS["channels"], max_steps=8, **precision)
+    run.train()
+    run.evaluate()
+    once = run.model.num_parameters()
+    run.train()
+    assert run.model.num_parameters() < once
+    expected = run.evaluate()["eval_loss"]
+    run.save_model()
+    assert run_of(tmp_path / "b", tmp_path / "a", None, do_train=False, **precision).evaluate()["eval_loss"] == expected
+
+
+def test_skipped_steps_count(tmp_path: Path, start: Path) -> None:
+    """Mixed precision skips a step whose gradients overflow; the training ends at the same step all the same."""
+    run = run_of(tmp_path / "a", start, METHODS["magnitude"], max_steps=8)
+    create, skipped = run.create_optimizer, []
+
+    def flaky(*args: Any, **kwargs: Any) -> Any:
+        optimizer = create(*args, **kwargs)
+        step = optimizer.step
+
+        def sometimes(_: Any, *a: Any, **k: Any) -> Any:
+            skipped.append(len(skipped) in (0, 3))
+            return None if skipped[-1] else step(*a, **k)
+
+        optimizer.step = MethodType(sometimes, optimizer)
+        return optimizer
+
+    run.create_optimizer = flaky
+    run.train()
+    assert sum(skipped) == 2
+    zeros = [float((p == 0).float().mean()) for n, p in run.model.named_parameters() if n.endswith("query.weight")]
+    assert zeros == [0.5, 0.5]
+
+
+def test_a_moved_teacher_is_remembered(tmp_path: Path, start: Path) -> None:
+    teacher = tmp_path / "teacher"
+    shutil.copytree(start, teacher)
+    run = run_of(tmp_path / "a", start, [QUANTIZATION], teacher_model_or_path=str(teacher), max_steps=4, save_steps=2)
+    run.train()
+    moved = teacher.rename(tmp_path / "moved")
+    flags: dict[str, Any] = {"teacher_model_or_path": str(moved), "max_steps": 6, "save_steps": 4}
+    run_of(tmp_path / "b", start, [QUANTIZATION], **flags).train(str(tmp_path / "a" / "checkpoint-2"))
+    again = run_of(tmp_path / "c", start, None, max_steps=6)
+    again.train(str(tmp_path / "b" / "checkpoint-4"))
+    assert "distillation_loss" in again.state.log_history[-2]
+
+
+def test_another_model_saved_over_a_smaller_one(tmp_path: Path, start: Path) -> None:
+    run = run_of(tmp_path / "out", start, METHODS["channels"], max_steps=8)
+    run.train()
+    run.save_model()
+    tiny_model(head="classes").save_pretrained(tmp_path / "out")  # by a library that knows nothing of us
+    with pytest.raises(IntegrityError, match="was another run saved over it"):
+        load_model(transformers.AutoModelForSequenceClassification, tmp_path / "out")
+    run = run_of(tmp_path / "out", start, None, max_steps=1)
+    run.train()
+    run.save_model()
+    assert not (tmp_path / "out" / STATE_FILE).exists() and not (tmp_path / "out" / "statistics.json").exists()
+    assert Compression.of(load_model(transformers.AutoModelForSequenceClassification, tmp_path / "out")) is None
+
+
+def test_a_resolved_checkpoint_may_go_on_with_longer_epochs(tmp_path: Path, start: Path) -> None:
+    run_of(tmp_path / "a", start, METHODS["jpqd"], max_steps=12, save_steps=10).train()
+    run = run_of(
+        tmp_path / "b",
+        tmp_path / "a" / "checkpoint-10",
+        METHODS["jpqd"],
+        max_steps=2,
+        per_device_train_batch_size=2,
+    )
+    run.train()
+    assert hasattr(run.model.config, CONFIG_KEY)
+
+
+def test_a_distilled_model_is_plain_again(tmp_path: Path, start: Path) -> None:
+    run = run_of(tmp_path / "a", start, METHODS["distillation"], max_steps=2)
+    run.train()
+    run.save_model()
+    again = run_of(tmp_path / "b", tmp_path / "a", None, max_steps=1, label_smoothing_factor=0.1)
+    again.train()
+    assert again.state.global_step == 1
+
+
+def test_what_training_cannot_have(tmp_path: Path, start: Path) -> None:
+    arguments = trainer(tmp_path, nncf_config=config(tmp_path, METHODS["jpqd"])).args
+    with pytest.raises(UsageError, match="model_init"):
+        Trainer(model_init=lambda: tiny_model(head="classes"), args=arguments, train_dataset=dataset())
+    with pytest.raises(UsageError, match="do not stream it"):
+        Trainer(model=tiny_model(head="classes"), args=arguments, train_dataset=dataset().to_iterable_dataset())
+    arguments._n_gpu = 2
+    with pytest.raises(UsageError, match="torchrun"):
+        Trainer(model=tiny_model(head="classes"), args=arguments, train_dataset=dataset())
+
+
+def test_a_shared_weight_stays_dense(caplog: pytest.LogCaptureFixture) -> None:
+    from transformers import AutoConfig, AutoModelForMaskedLM
+
+    settings = {"vocab_size": 200, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    model = AutoModelForMaskedLM.from_config(AutoConfig.for_model("bert", intermediate_size=64, **settings)).eval()
+    compression = Compression(parse_config({"algorithms": [{"algorithm": "magnitude_sparsity"}]}, "test"))
+    compression.start(model, tiny_batches(tiny_model()))
+    assert "cls.predictions.decoder stays dense: it shares its weight" in caplog.text
+    assert not [name for name, _ in masks(model) if "decoder" in name]
