@@ -33,8 +33,8 @@ flags = --pin $(PIN) --nproc $(NPROC) $(if $(MODEL),--model $(MODEL)) $(if $(DAT
 	$(if $(EXTRA),-- $(EXTRA))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fetch apply revert status squad-fp32 squad-int8 xnli-fp32 xnli-int8 mnli-int8 sst2-int8 mrpc-int8 \
-	demo test lint format clean distclean bench-step bench-latency bench-apply bench-drift measure readme \
+.PHONY: help setup fetch apply revert status squad-fp32 squad-int8 squad-jpqd xnli-fp32 xnli-int8 mnli-int8 sst2-int8 mrpc-int8 \
+	demo test lint format clean distclean bench-step bench-methods bench-latency bench-apply bench-drift measure methods readme \
 	drift rebase matrix
 
 help: ## list the targets
@@ -81,6 +81,9 @@ squad-fp32: $(READY) ## fine-tune the FP32 baseline on SQuAD
 squad-int8: $(READY) ## quantization-aware training on SQuAD, evaluation, export to ONNX and OpenVINO
 	$(RUN) scripts/train.py squad --int8 $(flags)
 
+squad-jpqd: $(READY) ## joint pruning, quantization and distillation on SQuAD (EXTRA='--teacher_model_or_path DIR' for another teacher)
+	$(RUN) scripts/train.py squad-jpqd --int8 $(flags)
+
 xnli-fp32: $(READY) ## fine-tune the FP32 baseline on XNLI (zh)
 	$(RUN) scripts/train.py xnli $(flags)
 
@@ -102,11 +105,17 @@ demo: $(READY) ## the whole way on a small model and generated data, offline, in
 measure: $(READY) ## FP32, PTQ and QAT on local data: make measure TASK=squad NAME=... MODEL=DIR DATA=DIR
 	$(RUN) benchmarks/measure.py $(TASK) --name $(NAME) --pin $(PIN) --model $(MODEL) --data $(DATA) -- $(EXTRA)
 
+methods: $(READY) ## all compression methods on local data with one budget: make methods TASK=squad|sst2 NAME=... MODEL=DIR DATA=DIR EXTRA='--num_train_epochs 1'
+	$(RUN) benchmarks/methods.py $(TASK) --name $(NAME) --pin $(PIN) --model $(MODEL) --data $(DATA) -- $(EXTRA)
+
 readme: $(READY) ## render the tables in README.md from benchmarks/measured and benchmarks/published.toml
 	$(RUN) benchmarks/render.py
 
 bench-step: $(READY) ## time of a QAT step against an FP32 step
 	$(RUN) benchmarks/bench_step.py --json benchmarks/measured/bench-step.json $(EXTRA)
+
+bench-methods: $(READY) ## what movement sparsity and distillation add to a QAT step
+	$(RUN) benchmarks/bench_methods.py --json benchmarks/measured/bench-methods.json $(EXTRA)
 
 bench-latency: $(READY) ## latency and size of INT8 against FP32 in OpenVINO and ONNX Runtime
 	$(RUN) benchmarks/bench_latency.py --json benchmarks/measured/bench-latency.json $(EXTRA)

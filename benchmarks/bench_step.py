@@ -129,11 +129,16 @@ def quantize(model: torch.nn.Module, batch: dict[str, torch.Tensor], smooth_quan
     )
 
 
-def make_step(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> Callable[[], Measurement]:
-    """Return a function that trains the model by one step and measures it."""
+def make_step(
+    model: torch.nn.Module,
+    batch: dict[str, torch.Tensor],
+    watch: Callable[[torch.optim.Optimizer], None] = lambda _: None,
+) -> Callable[[], Measurement]:
+    """Return a function that trains the model by one step and measures it; ``watch`` is given its optimizer."""
     # The quantizers keep their number of bits and their sign in integer parameters.
     trainable = [p for p in model.parameters() if p.requires_grad and p.is_floating_point()]
     optimizer = torch.optim.AdamW(trainable, lr=3e-5, fused=True)
+    watch(optimizer)
     model.train()
 
     def step() -> Measurement:

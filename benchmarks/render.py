@@ -16,17 +16,19 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.bench_drift import table as drift_table  # noqa: E402
 from benchmarks.harness import table  # noqa: E402
+from benchmarks.methods import table as methods_table  # noqa: E402
 
 README = ROOT / "README.md"
 MEASURED = ROOT / "benchmarks" / "measured"
 # Records of benchmarks, as their --json writes them; all others are of measure.py.
-BENCHES = ("bench-step", "bench-latency", "bench-drift")
+BENCHES = ("bench-step", "bench-latency", "bench-drift", "bench-methods")
 
 
 def main() -> int:
     """Rewrite the README's tables, or check them."""
     before = README.read_text(encoding="utf-8")
-    after = render(before, {"published": published(), "measured": measured(), "bench": bench(), "drift": drift()})
+    blocks = {"published": published, "measured": measured, "methods": methods, "bench": bench, "drift": drift}
+    after = render(before, {name: block() for name, block in blocks.items()})
     if "--check" in sys.argv[1:]:
         if before != after:
             print("error: README.md: its tables are not those of benchmarks/; run `make readme`", file=sys.stderr)
@@ -49,7 +51,9 @@ def published() -> str:
     tasks = tomllib.loads((ROOT / "benchmarks" / "published.toml").read_text(encoding="utf-8"))
     lines = ["| make target | what | metric | FP32 | INT8 |", "| --- | --- | --- | ---: | ---: |"]
     for name, task in tasks.items():
-        figures = task["published"]
+        figures = task.get("published")
+        if figures is None:
+            continue
         metrics = " / ".join(figures["fp32"])
         fp32, int8 = (" / ".join(str(v) for v in figures[kind].values()) for kind in ("fp32", "int8"))
         lines.append(f"| `{name}-int8` | {task['title']} | {metrics} | {fp32} | {int8} |")
@@ -57,9 +61,16 @@ def published() -> str:
 
 
 def measured() -> str:
-    """One section a record, oldest first."""
-    records = [json.loads(p.read_text(encoding="utf-8")) for p in MEASURED.glob("*.json") if p.stem not in BENCHES]
-    return "\n\n".join(_section(r) for r in sorted(records, key=lambda r: (r["date"], r["name"])))
+    """One section a record of measure.py, oldest first."""
+    return "\n\n".join(_section(record) for record in _records("measure"))
+
+
+def methods() -> str:
+    """One section a record of methods.py, oldest first."""
+    return "\n\n".join(
+        f"**{record['title']}**\n\n{methods_table(record)}\n\n{_circumstances(record)}"
+        for record in _records("methods")
+    )
 
 
 def bench() -> str:
@@ -79,6 +90,15 @@ def bench() -> str:
         ratios = [f"{latency[shape][f'int8 / fp32 {key}']:.2f} ×" for shape in shapes]
         lines.append(f"| {title} | {' | '.join(ratios)} |")
     lines.append(f"| OpenVINO latency, INT8 / FP32 as it runs by default (here in bfloat16) | {' | '.join(own)} |")
+    added = json.loads((MEASURED / "bench-methods.json").read_text(encoding="utf-8"))
+    for key, title in (
+        ("qat + movement sparsity", "QAT step with movement sparsity in its warm-up"),
+        ("qat + distillation, cached", "QAT step with distillation, the teacher's logits from the cache"),
+        ("qat + distillation", "QAT step with distillation, the teacher as large as the model"),
+        ("jpqd, cached", "JPQD step, the teacher's logits from the cache"),
+    ):
+        ratios = [f"{added[shape]['variants'][key]['ratio']:.2f} ×" for shape in shapes]
+        lines.append(f"| {title}, as a multiple of the QAT step | {' | '.join(ratios)} |")
     return "\n".join(lines)
 
 
@@ -98,21 +118,35 @@ def drift() -> str:
     )
 
 
+def _records(kind: str) -> list[dict[str, Any]]:
+    records = [json.loads(p.read_text(encoding="utf-8")) for p in MEASURED.glob("*.json") if p.stem not in BENCHES]
+    chosen = (record for record in records if record.get("kind", "measure") == kind)
+    return sorted(chosen, key=lambda record: (record["date"], record["name"]))
+
+
 def _section(record: dict[str, Any]) -> str:
-    data = ", ".join(f"{v['file']} (sha256 {v['sha256'][:12]}…)" for v in record["data"].values())
-    versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items())
-    seconds = ", ".join(f"{k} {v:.0f} s" for k, v in record["seconds"].items())
     results = record["results"]
     compared = _comparison(record["compared"]) if "compared" in record else ""
     return "\n\n".join(
         (
             f"**{record['title']}**",
             table(results, list(results["FP32"]["metrics"]["torch"])),
-            f"Pin {record['pin']} ({record['upstream_commit'][:10]}), "
-            f"seed {record['seed']}, {data}. {record['machine']['processor']}, {record['machine']['cores']} cores; "
-            f"runs took {seconds}. {versions}. Arguments: `{' '.join(record['arguments'])}`; all of it is in "
-            f"`benchmarks/measured/{record['name']}.json`.{compared}",
+            _circumstances(record) + compared,
         )
+    )
+
+
+def _circumstances(record: dict[str, Any]) -> str:
+    """How the figures of a record came about, in one paragraph."""
+    data = ", ".join(f"{v['file']} (sha256 {v['sha256'][:12]}…)" for v in record["data"].values())
+    versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items())
+    taken = record.get("seconds") or {k: v["seconds"] for k, v in record["results"].items()}
+    seconds = ", ".join(f"{k} {v:.0f} s" for k, v in taken.items())
+    return (
+        f"Pin {record['pin']} ({record['upstream_commit'][:10]}), "
+        f"seed {record['seed']}, {data}. {record['machine']['processor']}, {record['machine']['cores']} cores; "
+        f"runs took {seconds}. {versions}. Arguments: `{' '.join(record['arguments'])}`; all of it is in "
+        f"`benchmarks/measured/{record['name']}.json`."
     )
 
 

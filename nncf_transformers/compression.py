@@ -123,6 +123,18 @@ class Compression:
         """Whether the training loss is, or will be, another than the task's."""
         return not self.finished and any(map(changes_loss, self.algorithms))
 
+    def check_gpus(self, count: int) -> None:
+        """Refuse several GPUs in one process, whose copies of the model have no parameters to be masked.
+
+        Raises:
+            UsageError: how to start one process for each GPU.
+        """
+        if self.changes_loss and count > 1:
+            raise UsageError(
+                "distillation and sparsity need a process for each GPU: start the script by torchrun --nproc-per-node "
+                "(make: NPROC), or show it one GPU only (CUDA_VISIBLE_DEVICES=0)"
+            )
+
     def replaceable(self, model: nn.Module) -> bool:
         """Whether ``model`` is plain again, so that it can be compressed anew."""
         return self.finished and next(hooks(model), None) is None

@@ -263,11 +263,8 @@ class _CompressionMixin(_Trainer):
         active = Compression(config) if config is not None and plain else compression
         if active is not None and active.changes_loss and self.args.label_smoothing_factor:
             raise UsageError("--label_smoothing_factor bypasses the loss of distillation and sparsity; drop it")
-        if active is not None and active.changes_loss and self.args.n_gpu > 1:
-            raise UsageError(
-                "distillation and sparsity need a process for each GPU: start the script by torchrun --nproc-per-node "
-                "(make: NPROC), or show it one GPU only (CUDA_VISIBLE_DEVICES=0)"
-            )
+        if active is not None:
+            active.check_gpus(self.args.n_gpu)
         if self.args.do_train and not hasattr(self.train_dataset or [], "__len__"):
             raise UsageError("the training set has no length, which schedules and calibration need; do not stream it")
         if self.args.do_train and not _length(self.train_dataset):

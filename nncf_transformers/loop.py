@@ -50,11 +50,7 @@ def start_training(
         compression.check_same(config)
     if compression is None:
         return
-    if compression.changes_loss and getattr(args, "n_gpu", 1) > 1:
-        raise UsageError(
-            "distillation and sparsity need a process for each GPU: start the script by torchrun --nproc-per-node "
-            "(make: NPROC), or show it one GPU only (CUDA_VISIBLE_DEVICES=0)"
-        )
+    compression.check_gpus(getattr(args, "n_gpu", 1))
     compression.final_folder = Path(args.output_dir)
     compression.identify(model, lambda indices: (_named(train_dataset[i]) for i in indices), len(train_dataset))
     compression.add_to(optimizer, model, **_count_steps(args, compression, len(train_dataset)))

@@ -109,13 +109,7 @@ def test_mistakes(
 
     fails("/nowhere", "--teacher_model_or_path", "/nowhere")
     fails("ends at step 2", "--nncf-config", jpqd)
-    fails("must be a number from 0 to 1", "--teacher_model_or_path", "self", "--distillation_weight", 7)
     fails("is a BertForQuestionAnswering, the student a Bert", "--teacher_model_or_path", teachers["qa"])
-    fails("has 3 labels, the student 2", "--teacher_model_or_path", teachers["nli"])
-    blocks = tmp_path / "blocks.json"
-    structure = {"mode": "block", "sparse_factors": [7, 8], "target_scopes": ["{re}attention"]}
-    blocks.write_text(json.dumps({"algorithms": [{**MOVEMENT, "sparse_structure_by_scopes": [structure]}]}))
-    fails("do not divide the weight", "--nncf-config", blocks)
 
 
 # The command line of optimum-intel's README, its names of models and data replaced by local folders, and short.
