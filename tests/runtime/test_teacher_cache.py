@@ -278,9 +278,15 @@ def test_a_process_that_does_not_let_go(filled: Path, monkeypatch: pytest.Monkey
 
 
 def start(function: Callable[..., None], *arguments: Any) -> Any:
-    process = FORK.Process(target=function, args=arguments)
+    process = FORK.Process(target=alone, args=(function, *arguments))
     process.start()
     return process
+
+
+def alone(function: Callable[..., None], *arguments: Any) -> None:
+    # The threads of the process it is a copy of are not there: waiting for them would never end.
+    torch.set_num_threads(1)
+    function(*arguments)
 
 
 def fill(folder: Path, first: int, count: int) -> None:
