@@ -187,12 +187,15 @@ def test_best_model_of_before_the_removal(tmp_path: Path, start: Path, caplog: p
         tmp_path / "out",
         start,
         METHODS["jpqd"],
-        learning_rate=0.5,
         eval_strategy="steps",
         eval_steps=4,
         save_steps=4,
         load_best_model_at_end=True,
+        metric_for_best_model="score",
+        greater_is_better=True,
     )
+    scores = iter((3.0, 2.0, 1.0))
+    run.compute_metrics = lambda _: {"score": next(scores)}
     run.train()
     best = Path(run.state.best_model_checkpoint)
     assert best.name == "checkpoint-4"
