@@ -10,7 +10,6 @@ from the disk.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from dataclasses import asdict
@@ -22,7 +21,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from transformers import BertForQuestionAnswering
 
-from benchmarks.bench_step import SHAPES, Shape, Variant, make_batch, make_step, measure, processor, summarise
+from benchmarks.bench_step import (
+    SHAPES,
+    Shape,
+    Variant,
+    make_batch,
+    make_step,
+    measure,
+    processor,
+    summarise,
+    write_records,
+)
 from nncf_transformers import Compression
 from nncf_transformers.config import parse_config
 
@@ -106,9 +115,7 @@ def main(argv: list[str] | None = None) -> int:
         records[name] = run(SHAPES[name], arguments.steps)
         print(f"{name}\n{render(records[name])}", flush=True)
     if arguments.json:
-        temporary = arguments.json.with_name(arguments.json.name + ".tmp")
-        temporary.write_text(json.dumps(records, indent=1) + "\n")
-        temporary.replace(arguments.json)
+        write_records(records, arguments.json)
     return 0
 
 

@@ -264,6 +264,13 @@ def render(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def write_records(records: dict[str, Any], path: Path) -> None:
+    """Write records as JSON, whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(records, indent=1) + "\n")
+    temporary.replace(path)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Parse, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -283,9 +290,7 @@ def main(argv: list[str] | None = None) -> int:
         records[name] = run(SHAPES[name], arguments.steps, arguments.baseline, arguments.smooth_quant == "on")
         print(render(records[name]), flush=True)
     if arguments.json:
-        temporary = arguments.json.with_name(arguments.json.name + ".tmp")
-        temporary.write_text(json.dumps(records, indent=1) + "\n")
-        temporary.replace(arguments.json)
+        write_records(records, arguments.json)
     return 0
 
 

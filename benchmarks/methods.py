@@ -33,6 +33,7 @@ THROUGHPUT_ROWS = 16
 def main() -> int:
     """Train and judge what is missing, and write the record."""
     args, extra = _parse()
+    from nncf_transformers.checkpoint import write_text
     from nncf_transformers.data import sha256_of
 
     out = Path(args.out or ROOT / "runs" / "methods" / args.name)
@@ -68,13 +69,11 @@ def main() -> int:
             **circumstances(args.pin, files, args.seed),
         }
         # After each method: a comparison of hours must not be lost to the last of them.
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        write_text(path, json.dumps(record, indent=1) + "\n")
     speeds = _speeds(args, {name: out / name for name in record["results"]})
     for name, speed in speeds.items():
         record["results"][name] |= speed
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(record, indent=1) + "\n")
     print(f"\n{table(record)}\n\nwrote {path.relative_to(ROOT)} ({time.strftime('%H:%M')})")
     return 0
 

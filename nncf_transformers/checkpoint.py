@@ -135,8 +135,13 @@ def write_state(folder: str | os.PathLike[str], model: nn.Module, content: dict[
     }
     path = Path(folder) / STATE_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(state, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 

@@ -1,7 +1,6 @@
 """How large and how sparse a model is: ``statistics.json``, and a section of the model card."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +8,16 @@ import torch
 from torch import nn
 
 from nncf_transformers.algorithms.base import hooks
-from nncf_transformers.checkpoint import HOOK_PREFIX
+from nncf_transformers.checkpoint import HOOK_PREFIX, write_text
 from nncf_transformers.structure import blocks_of
 
 STATISTICS_FILE = "statistics.json"
 CARD_FILE = "README.md"
 _HEADING = "## Compression"
-_LINEAR_ROWS = 2
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
-    """Count a model's parameters, its zeros, and its heads and channels.
+    """Count a model's parameters and its zeros, layer by layer in the transformer blocks.
 
     Masked weights count as zeros. Quantizers and masks are not counted as parameters.
 
@@ -50,7 +48,7 @@ def write_statistics(folder: Path, statistics: dict[str, Any]) -> None:
     """Write :data:`STATISTICS_FILE` whole or not at all, with the sizes of the files that hold the weights."""
     sizes = {p.name: p.stat().st_size for p in sorted(folder.glob("*")) if p.suffix in (".safetensors", ".bin")}
     sizes.pop("training_args.bin", None)
-    _write(folder / STATISTICS_FILE, json.dumps(statistics | {"bytes": sizes}, indent=1) + "\n")
+    write_text(folder / STATISTICS_FILE, json.dumps(statistics | {"bytes": sizes}, indent=1) + "\n")
 
 
 def add_exports(folder: Path, exports: dict[str, int]) -> None:
@@ -58,7 +56,7 @@ def add_exports(folder: Path, exports: dict[str, int]) -> None:
     path = folder / STATISTICS_FILE
     if path.is_file():
         statistics = json.loads(path.read_text(encoding="utf-8"))
-        _write(path, json.dumps(statistics | {"exports": statistics.get("exports", {}) | exports}, indent=1) + "\n")
+        write_text(path, json.dumps(statistics | {"exports": statistics.get("exports", {}) | exports}, indent=1) + "\n")
 
 
 def write_card(folder: Path) -> None:
@@ -69,7 +67,7 @@ def write_card(folder: Path) -> None:
     card = folder / CARD_FILE
     text = card.read_text(encoding="utf-8") if card.is_file() else f"# {folder.resolve().name}\n"
     text = text.split(f"\n{_HEADING}\n")[0].rstrip()
-    _write(card, f"{text}\n\n{_section(json.loads(path.read_text(encoding='utf-8')))}")
+    write_text(card, f"{text}\n\n{_section(json.loads(path.read_text(encoding='utf-8')))}")
 
 
 def removed_share(statistics: dict[str, Any]) -> float | None:
@@ -104,9 +102,3 @@ def _masked(model: nn.Module) -> dict[str, torch.Tensor]:
 
     with torch.no_grad():
         return {n: apply_magnitude_binary_mask(model.get_parameter(n), mask.mask) for n, mask in masks(model)}
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

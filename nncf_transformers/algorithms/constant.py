@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from nncf_transformers.algorithms.base import Algorithm, Batch
-from nncf_transformers.algorithms.magnitude import masked_fraction, target_layers
-from nncf_transformers.algorithms.masks import add_mask, refuse_masked
+from nncf_transformers.algorithms.masks import add_mask, masked_fraction, refuse_masked, target_layers
 from nncf_transformers.config import ConstantSparsityConfig
 from nncf_transformers.errors import UsageError
 

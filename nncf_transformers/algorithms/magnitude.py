@@ -16,11 +16,17 @@ from torch import nn
 
 from nncf_transformers.algorithms import schedules
 from nncf_transformers.algorithms.base import Algorithm, Batch, Clock
-from nncf_transformers.algorithms.masks import Mask, add_mask, masks, pool, refuse_masked
+from nncf_transformers.algorithms.masks import (
+    Mask,
+    add_mask,
+    masked_fraction,
+    masks,
+    pool,
+    refuse_masked,
+    target_layers,
+)
 from nncf_transformers.algorithms.removal import remove_masked_units
 from nncf_transformers.config import MagnitudeSparsityConfig
-from nncf_transformers.config.model import SparsityConfig
-from nncf_transformers.config.scopes import resolve_layers
 from nncf_transformers.errors import UsageError
 from nncf_transformers.structure import Group, find_groups, unit_masks
 
@@ -376,35 +382,6 @@ def keep_in_groups(scores: torch.Tensor, size: int, count: int) -> torch.Tensor:
     smallest = groups.topk(count, dim=-1, largest=False, sorted=False).indices
     kept = torch.ones_like(groups, dtype=torch.bool).scatter_(-1, smallest, False)
     return kept.view(scores.shape)
-
-
-def target_layers(config: SparsityConfig, model: nn.Module, sample: Batch) -> list[str]:
-    """The linear layers that a sparsity method works on, in the order of execution.
-
-    Raises:
-        UsageError: there is none.
-    """
-    layers, warnings = resolve_layers(config, model, sample)
-    for warning in warnings:
-        logger.warning(warning)
-    if not layers:
-        raise UsageError(
-            f"{config.place or config.algorithm}: no linear layer to make sparse: {type(model).__name__} has none that "
-            "the scopes mean; widen target_scopes or ignore less"
-        )
-    return layers
-
-
-def masked_fraction(model: nn.Module, parameters: Collection[str]) -> float | None:
-    """The masked part of those weights among ``parameters`` that have a mask; None if none has. Biases do not count."""
-    zeros, total = [], 0
-    for name, mask in masks(model):
-        if name in parameters and mask.mask.dim() == 2:
-            size = model.get_parameter(name).numel()
-            zeros.append((~mask.mask).sum() * (size // mask.mask.numel()))
-            total += size
-    # One transfer from the device, not one for each mask.
-    return torch.stack(zeros).sum().item() / total if zeros else None
 
 
 def _read_structure(structure: str) -> tuple[tuple[int, int], tuple[int, int] | None]:

@@ -4,6 +4,7 @@ A mask is a hook on a parameter, before any quantizer of the operation that uses
 is stored in the shape of its blocks: a mask of shape (24, 24) on a 768 x 768 weight has blocks of 32 x 32.
 """
 
+import logging
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -13,9 +14,12 @@ from nncf.torch.layer_utils import StatefulModuleInterface
 from torch import nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from nncf_transformers.algorithms.base import hooks
+from nncf_transformers.algorithms.base import Batch, hooks
 from nncf_transformers.config import SparsityConfig
+from nncf_transformers.config.scopes import resolve_layers
 from nncf_transformers.errors import UsageError
+
+logger = logging.getLogger(__name__)
 
 
 class Mask(nn.Module, StatefulModuleInterface):
@@ -152,6 +156,30 @@ def masks(model: nn.Module) -> Iterator[tuple[str, Mask]]:
     for hook, module in hooks(model):
         if isinstance(module, Mask):
             yield hook.split(".")[-2].rsplit("__", 1)[0].replace(":", "."), module
+
+
+def target_layers(config: SparsityConfig, model: nn.Module, sample: Batch) -> list[str]:
+    """The linear layers that a sparsity method works on, in the order of execution; what is odd about them is logged.
+
+    Raises:
+        ConfigError: a scope matches nothing, or no layer is left.
+    """
+    layers, warnings = resolve_layers(config, model, sample)
+    for warning in warnings:
+        logger.warning(warning)
+    return layers
+
+
+def masked_fraction(model: nn.Module, parameters: Collection[str]) -> float | None:
+    """The masked part of those weights among ``parameters`` that have a mask; None if none has. Biases do not count."""
+    zeros, total = [], 0
+    for name, mask in masks(model):
+        if name in parameters and mask.mask.dim() == 2:
+            size = model.get_parameter(name).numel()
+            zeros.append((~mask.mask).sum() * (size // mask.mask.numel()))
+            total += size
+    # One transfer from the device, not one for each mask.
+    return torch.stack(zeros).sum().item() / total if zeros else None
 
 
 def refuse_masked(config: SparsityConfig, model: nn.Module, parameters: Collection[str]) -> None:

@@ -14,13 +14,13 @@ import torch
 from torch import nn
 
 from nncf_transformers.algorithms.base import Algorithm, Batch, Clock
-from nncf_transformers.algorithms.masks import Mask, add_mask, expand, masks, refuse_masked
+from nncf_transformers.algorithms.masks import Mask, add_mask, expand, masks, refuse_masked, target_layers
 from nncf_transformers.algorithms.removal import remove_masked_units
 from nncf_transformers.algorithms.schedules import polynomial_progress
 from nncf_transformers.checkpoint import HOOK_PREFIX
 from nncf_transformers.config import MovementSparsityConfig
 from nncf_transformers.config.model import SparseStructure
-from nncf_transformers.config.scopes import resolve_layers, resolve_structures
+from nncf_transformers.config.scopes import resolve_structures
 from nncf_transformers.config.trace import trace_operations
 from nncf_transformers.errors import UsageError
 from nncf_transformers.inputs import synthetic_inputs
@@ -54,10 +54,8 @@ class MovementSparsity(Algorithm):
         self._shapes: dict[str, tuple[int, int]] = {}
 
     def prepare(self, model: nn.Module, sample: Batch, name: str) -> None:
-        layers, warnings = resolve_layers(self.config, model, sample)
+        layers = target_layers(self.config, model, sample)
         structures = resolve_structures(self.config, model, sample)
-        for warning in warnings:
-            logger.warning(warning)
         if self.config.enable_structured_masking:
             find_groups(model)  # refuses a family without known groups
         for layer in layers:
