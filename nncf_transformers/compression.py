@@ -206,15 +206,21 @@ class Compression:
 
     def add_groups(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
         """The first part of :meth:`add_to`: parameter groups."""
-        groups = [(algorithm, algorithm.parameters(model)) for algorithm in self.algorithms]
         # All of them: a quantizer has parameters that are not trained, too.
         ours = {id(parameter) for _, hook in hooks(model) for parameter in hook.parameters()}
         for group in optimizer.param_groups:
             group["params"] = [p for p in group["params"] if id(p) not in ours]
-        for algorithm, parameters in groups:
-            if parameters:
-                rate = algorithm.learning_rate(optimizer.defaults["lr"])
-                optimizer.add_param_group({"params": parameters, "weight_decay": 0.0, "lr": rate})
+        for group in self.groups(model, optimizer.defaults["lr"]):
+            optimizer.add_param_group(group)
+
+    def groups(self, model: nn.Module, rate: float) -> list[dict[str, Any]]:
+        """Parameter groups of what compression added to ``model``, which itself trains with ``rate``."""
+        found = [(algorithm, algorithm.parameters(model)) for algorithm in self.algorithms]
+        return [
+            {"params": parameters, "weight_decay": 0.0, "lr": algorithm.learning_rate(rate)}
+            for algorithm, parameters in found
+            if parameters
+        ]
 
     def begin(self, model: nn.Module, *, steps_per_epoch: int | None = None, total_steps: int | None = None) -> None:
         """The second part of :meth:`add_to`: schedules, teacher, and the loss that the model returns."""

@@ -52,7 +52,7 @@ def squad_predictions(
     )
     owners = windows["overflow_to_sample_mapping"]
     best: dict[int, tuple[float, str]] = {}
-    for rows, outputs in _in_batches(runtime, tokenizer, windows, batch_size):
+    for rows, outputs in in_batches(runtime, tokenizer, windows, batch_size):
         for row, start, end in zip(rows, *outputs, strict=True):
             context = examples[owners[row]]["context"]
             offsets = [
@@ -82,7 +82,7 @@ def class_predictions(
     """
     encoded = tokenizer(*map(list, zip(*texts, strict=True)), truncation=True, max_length=max_seq_length)
     classes = [0] * len(texts)
-    for rows, (logits, *_) in _in_batches(runtime, tokenizer, encoded, batch_size):
+    for rows, (logits, *_) in in_batches(runtime, tokenizer, encoded, batch_size):
         for row, index in zip(rows, logits.argmax(-1), strict=True):
             classes[row] = int(index)
     return classes
@@ -109,7 +109,7 @@ def latency_ms(
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def _in_batches(runtime: Runtime, tokenizer: Any, encoded: Any, batch_size: int) -> Iterator[tuple[list[int], Outputs]]:
+def in_batches(runtime: Runtime, tokenizer: Any, encoded: Any, batch_size: int) -> Iterator[tuple[list[int], Outputs]]:
     """Run all rows of ``encoded``, those of like length together; yields row numbers and their outputs."""
     order = sorted(range(len(encoded["input_ids"])), key=lambda row: len(encoded["input_ids"][row]))
     for first in range(0, len(order), batch_size):

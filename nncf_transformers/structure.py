@@ -18,6 +18,8 @@ from nncf_transformers.families import family_of
 
 # The key in config.json under which a smaller model says how many units each group has left.
 CONFIG_KEY = "structured_pruning"
+# The key under which a packed model says what it is like, see :mod:`nncf_transformers.packing`.
+PACK_KEY = "pack_cfg"
 
 
 @dataclass(frozen=True)
@@ -207,10 +209,10 @@ def shrink_to_config(model: nn.Module) -> None:
 
 
 def load_smaller_models() -> None:
-    """Let ``from_pretrained`` of the installed library load models that :func:`remove_units` has made smaller.
+    """Let ``from_pretrained`` of the installed library load models that :func:`remove_units` or packing made smaller.
 
     Every model calls ``init_weights`` when its parts are there and its weights are not yet. Nothing changes for a model
-    whose configuration does not have :data:`CONFIG_KEY`.
+    whose configuration has neither :data:`CONFIG_KEY` nor :data:`PACK_KEY`.
     """
     from transformers import PreTrainedModel
 
@@ -219,6 +221,11 @@ def load_smaller_models() -> None:
         return
 
     def init_weights(self: Any) -> Any:
+        if getattr(self.config, PACK_KEY, None):
+            # Packing needs more than a library of 2019 has.
+            from nncf_transformers.packing import build
+
+            build(self)
         if getattr(self.config, CONFIG_KEY, None) and _base(self) is self:
             shrink_to_config(self)
         return original(self)

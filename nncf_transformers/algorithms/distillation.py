@@ -64,8 +64,16 @@ def kl_loss(
     return functional.kl_div(ours, theirs, log_target=True, reduction="batchmean") * temperature**2
 
 
-def mse_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Mean squared error of all elements, as NNCF 2 has it for ``mse`` (inventory 2.3)."""
+def mse_loss(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Mean squared error of all elements, as NNCF 2 has it for ``mse`` (inventory 2.3).
+
+    Args:
+        student: of any shape.
+        teacher: of the same shape.
+        mask: which of (batch, sequence) count, the first two dimensions: bool; None for all.
+    """
+    if mask is not None:
+        student, teacher = student[mask], teacher[mask]
     return functional.mse_loss(student.float(), teacher.float())
 
 
@@ -92,10 +100,17 @@ def aligned(student: int, teacher: int) -> list[int]:
     return [i * (teacher - 1) // (student - 1) for i in range(student)]
 
 
-def hidden_loss(student: Sequence[torch.Tensor], teacher: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Mean over the student's hidden states, each (batch, sequence, hidden), of the mean squared error."""
+def hidden_losses(
+    student: Sequence[torch.Tensor], teacher: Sequence[torch.Tensor], mask: torch.Tensor | None = None
+) -> list[torch.Tensor]:
+    """The mean squared error of each of the student's hidden states, (batch, sequence, hidden)."""
     pairs = zip(student, aligned(len(student), len(teacher)), strict=True)
-    return torch.stack([mse_loss(ours, teacher[j]) for ours, j in pairs]).mean()
+    return [mse_loss(ours, teacher[j], mask) for ours, j in pairs]
+
+
+def hidden_loss(student: Sequence[torch.Tensor], teacher: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Mean over the student's hidden states of the mean squared error."""
+    return torch.stack(hidden_losses(student, teacher)).mean()
 
 
 class HiddenStates:

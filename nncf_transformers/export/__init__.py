@@ -111,17 +111,18 @@ def _export(
     names = _live_quantizers(model)
     weights = sum(map(is_weight_quantizer, names))
     counts = check_quantizer_count(file, weights, len(names) - weights)
-    reference = torch_runtime(model)
+    reference, decides = torch_runtime(model), output_names(model) != ("embedding",)
     results = []
     if to_onnx is not None:
         if len(list(folders[0].iterdir())) > 1:
             raise UsageError(f"--to-onnx {to_onnx}: the model does not fit the 2 GB of an ONNX file; use --to-openvino")
-        results.append(compare("ONNX Runtime", reference, onnx_runtime(file), samples))
+        results.append(compare("ONNX Runtime", reference, onnx_runtime(file), samples, decides=decides))
     ir = folders[-1] / "ir"
     if to_openvino is not None:
         ir.mkdir()
         write_ir(file, ir, model, tokenizer)
-        results.append(compare("OpenVINO", reference, openvino_runtime(ir / XML, exact=True), samples))
+        runtime = openvino_runtime(ir / XML, exact=True)
+        results.append(compare("OpenVINO", reference, runtime, samples, decides=decides))
     for result in results:
         logger.info(str(result))
         result.check()

@@ -26,7 +26,7 @@ def output_names(model: nn.Module) -> tuple[str, ...]:
     """Name a model's outputs as the Transformers output classes name them."""
     if type(model).__name__.endswith("ForQuestionAnswering"):
         return ("start_logits", "end_logits")
-    return ("logits",)
+    return ("embedding",) if type(model).__name__.endswith("ModelEMB") else ("logits",)
 
 
 def write_onnx(model: nn.Module, path: Path) -> None:
@@ -41,7 +41,8 @@ def write_onnx(model: nn.Module, path: Path) -> None:
     # Two rows: an exporter must not mistake a batch of one for a constant.
     example = synthetic_inputs(model, batch=2, sequence=16)
     compressed = any(quantizers(model))
-    network = _Positional(stripped(model) if compressed else model, tuple(example))
+    # In evaluation mode itself, or the exporter would leave the model in training mode.
+    network = _Positional(stripped(model) if compressed else model, tuple(example)).eval()
     outputs = output_names(model)
     dynamic = {name: {0: "batch", 1: "sequence"} for name in example}
     for name in outputs:
@@ -80,7 +81,7 @@ class _Positional(nn.Module):
 
 
 def _per_token(model: nn.Module) -> bool:
-    return not type(model).__name__.endswith(("ForSequenceClassification", "ForMultipleChoice"))
+    return not type(model).__name__.endswith(("ForSequenceClassification", "ForMultipleChoice", "ModelEMB"))
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ class Parity:
         relative_difference: ``mean_difference`` divided by the standard deviation of torch's logits.
         agreement: share of equal argmaxes among all decisions.
         clear_agreement: share of equal argmaxes among the decisions that are not close calls.
-        decisions: number of decisions compared.
+        decisions: number of decisions compared; 0 for embeddings, which decide nothing.
     """
 
     runtime: str
@@ -48,11 +48,14 @@ class Parity:
     decisions: int
 
     def __str__(self) -> str:
-        return (
+        what = "logits" if self.decisions else "embeddings"
+        text = (
             f"parity torch - {self.runtime}: max {self.max_difference:.2g}, mean {self.mean_difference:.2g} "
-            f"({100 * self.relative_difference:.2g} % of the logits' deviation), "
-            f"argmax equal in {100 * self.agreement:.1f} % of {self.decisions} decisions"
+            f"({100 * self.relative_difference:.2g} % of the {what}' deviation)"
         )
+        if self.decisions:
+            text += f", argmax equal in {100 * self.agreement:.1f} % of {self.decisions} decisions"
+        return text
 
     def to_dict(self) -> dict[str, object]:
         return asdict(self)
@@ -67,12 +70,17 @@ class Parity:
             )
 
 
-def compare(name: str, reference: Runtime, other: Runtime, batches: Sequence[Inputs]) -> Parity:
+def compare(
+    name: str, reference: Runtime, other: Runtime, batches: Sequence[Inputs], *, decides: bool = True
+) -> Parity:
     """Run both on ``batches``; positions that are padding do not count.
 
     Logits of shape (batch, sequence) decide over positions (a question-answering head), those of shape
-    (batch, classes) over classes, those of shape (batch, sequence, classes) over classes at each position.
+    (batch, classes) over classes, those of shape (batch, sequence, classes) over classes at each position. Outputs that
+    decide nothing are embeddings, (batch, size): there, what the texts have in common is no part of the deviation.
     """
+    if not decides:
+        return _compare_embeddings(name, reference, other, batches)
     differences, logits, equal, clear = [], [], [], []
     for inputs in batches:
         real = np.asarray(inputs["attention_mask"], bool)
@@ -106,6 +114,15 @@ def compare(name: str, reference: Runtime, other: Runtime, batches: Sequence[Inp
         clear_agreement=float(decisive.mean()) if decisive.size else 1.0,
         decisions=int(same.size),
     )
+
+
+def _compare_embeddings(name: str, reference: Runtime, other: Runtime, batches: Sequence[Inputs]) -> Parity:
+    expected, actual = (np.concatenate([run(inputs)[0] for inputs in batches]) for run in (reference, other))
+    if expected.shape != actual.shape:
+        raise IntegrityError(f"export refused: {name} returns {actual.shape}, torch {expected.shape}")
+    difference = np.abs(expected - actual)
+    mean, deviation = float(difference.mean()), float((expected - expected.mean(0)).std())
+    return Parity(name, float(difference.max()), mean, mean / max(deviation, 1e-12), 1.0, 1.0, decisions=0)
 
 
 def check_quantizer_count(path: Path, weights: int, activations: int) -> dict[str, int]:
