@@ -1,0 +1,1 @@
+"""Training in stages on accelerate: answers, embeddings, and models packed to fewer layers and a smaller width."""
