@@ -1,0 +1,1 @@
+"""Finding the passages that answer a question by the distance of their vectors."""
