@@ -10,7 +10,7 @@ Its class is named after the encoder's, ``BertModelEMB`` for a ``BertModel``: by
 import functools
 import inspect
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,6 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 from transformers.utils import ModelOutput
 
-from nncf_transformers.checkpoint import read_weights
 from nncf_transformers.compression import load_model
 from nncf_transformers.runtimes import Runtime
 
@@ -182,13 +181,9 @@ def _start_pooler(model: Any, folder: str | os.PathLike[str]) -> None:
             nn.init.eye_(dense.weight)
             nn.init.zeros_(dense.bias)
             return
-        theirs = _pooler_of(folder) if os.path.isdir(folder) else {}
-        for name, parameter in dense.named_parameters():
-            if name in theirs and theirs[name].shape == parameter.shape:
-                parameter.copy_(theirs[name])
-
-
-def _pooler_of(folder: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
-    """The linear layer of an encoder's own pooler, ``weight`` and ``bias``; empty if it has none."""
-    found: Iterable[tuple[str, torch.Tensor]] = read_weights(folder)
-    return {key.rsplit(".", 1)[1]: tensor for key, tensor in found if "pooler.dense." in f".{key}"}
+        encoder, report = type(model).encoder_class.from_pretrained(folder, output_loading_info=True)
+        pooler: Any = getattr(encoder, "pooler", None)
+        if pooler is None or any("pooler" in key for key in report["missing_keys"]):
+            return
+        if pooler.dense.weight.shape == dense.weight.shape:
+            dense.load_state_dict(pooler.dense.state_dict())

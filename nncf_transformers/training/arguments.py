@@ -3,7 +3,9 @@
 import argparse
 import json
 import logging
+import math
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +20,7 @@ logger = logging.getLogger(__name__)
 # Written last: the folder holds the result of a whole training.
 ARGUMENTS_FILE = "training_args.txt"
 SHIPPED_CONFIGS = Path(__file__).resolve().parent.parent.parent / "nncf_configs"
-# They say where the computation is done, how often something is written, or what is measured, not what comes out.
+# They say where the computation is done, or how often something is written, not what comes out.
 _IMMATERIAL = (
     "output_dir",
     "per_gpu_eval_batch_size",
@@ -81,14 +83,15 @@ def check(args: argparse.Namespace) -> None:
             raise UsageError(f"--{flag} {value}: no such file")
     for flag, low in _LOWEST.items():
         value = getattr(args, flag, None)
-        if value is not None and value < low:
+        if value is not None and not low <= value < math.inf:
             raise UsageError(f"--{flag} {value}: must be at least {low}")
-    for flag in ("learning_rate", "num_train_epochs", "learning_rate_for_tune"):
+    for flag in _POSITIVE:
         value = getattr(args, flag, None)
-        if value is not None and value <= 0:
+        if value is not None and not 0 < value < math.inf:
             raise UsageError(f"--{flag} {value}: must be greater than 0")
 
 
+_POSITIVE = ("learning_rate", "num_train_epochs", "learning_rate_for_tune", "hnm_hist_alpha", "loss_weight_alpha")
 _LOWEST = {
     "total_train_batch_size": 1,
     "per_gpu_train_batch_size": 1,
@@ -140,6 +143,9 @@ def is_finished(args: argparse.Namespace) -> bool:
                 f"--output_dir {out}: holds the result of a training with other parameters (see {path}); choose "
                 "another folder, or train anew with --overwrite_output_dir"
             )
+        # Of a process that was killed right after it had written the last file.
+        for left in out.glob("*resume-*"):
+            shutil.rmtree(left, ignore_errors=True)
         logger.info("%s: holds the result of this command already; --overwrite_output_dir trains anew", out)
         return True
     if (out / "config.json").is_file() and not any(out.glob("resume-*")):
@@ -183,13 +189,13 @@ def read_config(name: str | None) -> CompressionConfig | None:
     return load_config(name)
 
 
-def read_pairs(flag: str, text: str, known: dict[str, Sequence[str] | type[int]]) -> dict[str, str]:
+def read_pairs(flag: str, text: str, known: dict[str, Sequence[str]]) -> dict[str, str]:
     """Read ``key:value,key:value``.
 
     Args:
         flag: for messages.
         text: may be empty.
-        known: what values each key takes: some words, or whole numbers.
+        known: what values each key takes.
 
     Raises:
         UsageError: an unknown key, or a value that it does not take.
@@ -199,8 +205,7 @@ def read_pairs(flag: str, text: str, known: dict[str, Sequence[str] | type[int]]
         key, _, value = part.partition(":")
         if key not in known:
             raise UsageError(f"--{flag} {part}: unknown; known are {', '.join(known)}")
-        takes = known[key]
-        if (takes is int and not value.isdigit()) or (not isinstance(takes, type) and value not in takes):
-            raise UsageError(f"--{flag} {part}: must be {'a number' if takes is int else ' or '.join(takes)}")  # type: ignore[arg-type]
+        if value not in known[key]:
+            raise UsageError(f"--{flag} {part}: must be {' or '.join(known[key])}")
         pairs[key] = value
     return pairs

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from nncf_transformers.data import SquadExample, read_squad
@@ -28,7 +29,11 @@ class Encoded:
     """
 
     def __init__(self, columns: Mapping[str, list[Any]], pads: Mapping[str, int]) -> None:
-        self._columns = dict(columns)
+        # A list of numbers takes ten times as much memory.
+        self._columns = {
+            name: [np.asarray(row, np.int32) for row in values] if name in pads else values
+            for name, values in columns.items()
+        }
         self._pads = dict(pads)
 
     def __len__(self) -> int:
@@ -43,10 +48,13 @@ class Encoded:
         width = max(self.length(i) for i in indices)
         tensors = {}
         for name, values in self._columns.items():
-            rows = [values[i] for i in indices]
-            if name in self._pads:
-                rows = [row + [self._pads[name]] * (width - len(row)) for row in rows]
-            tensors[name] = torch.tensor(rows)
+            if name not in self._pads:
+                tensors[name] = torch.tensor([values[i] for i in indices])
+                continue
+            padded = np.full((len(indices), width), self._pads[name], np.int64)
+            for row, i in zip(padded, indices, strict=True):
+                row[: len(values[i])] = values[i]
+            tensors[name] = torch.from_numpy(padded)
         return tensors
 
 

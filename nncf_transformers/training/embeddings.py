@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nncf_transformers.embedding import POOLINGS
+from nncf_transformers.errors import UsageError
 from nncf_transformers.retrieval.mining import HardNegatives
 from nncf_transformers.training import arguments
 from nncf_transformers.training.data import encode_texts, read_questions, retrieval_of
@@ -36,6 +37,11 @@ def main(description: str, argv: Sequence[str] | None = None) -> int:
     args = _parse(description, argv)
     arguments.check(args)
     losses = arguments.read_pairs("loss_cfg", args.loss_cfg, {"triplet_num": ("0", "1", "2"), "emb_loss": _LOSSES})
+    if losses.get("triplet_num") == "0" and args.supervision_weight == 0:
+        raise UsageError(
+            "--loss_cfg triplet_num:0: leaves nothing to learn from; take 1 or 2, or learn from a teacher by "
+            "--supervision_weight"
+        )
     config = arguments.read_config(args.nncf_config)
     arguments.start_log("train_qcemb")
     quieten()
@@ -67,6 +73,7 @@ def main(description: str, argv: Sequence[str] | None = None) -> int:
         contexts=contexts,
         negatives=_negatives(args, run, len(pairs.contexts)),
         gather=run.accelerator.gather,
+        autocast=run.accelerator.autocast,
         share=(run.accelerator.process_index, run.accelerator.num_processes),
         batch_size=args.hnm_batch_size,
         triplets=int(losses.get("triplet_num", "1")),
@@ -82,15 +89,18 @@ def main(description: str, argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _negatives(args: argparse.Namespace, run: Run, contexts: int) -> HardNegatives:
-    """As many candidates a step as asked for, rounded up so that all processes embed as many.
+def candidates(wanted: int, history: int, contexts: int, processes: int) -> int:
+    """Contexts to embed at a step: as many as wanted, rounded up so that all processes embed as many.
 
-    No more, though, than it takes to have all contexts in the history: to embed them more often costs most of a step's
+    No more, though, than it takes to have all contexts in the history: to embed them more often takes most of a step's
     time where there are few, and finds no others.
     """
-    world = run.accelerator.num_processes
-    wanted = min(args.hnm_num, -(-contexts // args.hnm_hist_num))
-    num = min(-(-wanted // world) * world, contexts // world * world)
+    enough = min(wanted, -(-contexts // history))
+    return min(-(-enough // processes) * processes, contexts // processes * processes)
+
+
+def _negatives(args: argparse.Namespace, run: Run, contexts: int) -> HardNegatives:
+    num = candidates(args.hnm_num, args.hnm_hist_num, contexts, run.accelerator.num_processes)
     if num != args.hnm_num:
         run.log(
             f"mining: {num} contexts a step, not {args.hnm_num}: within {args.hnm_hist_num} steps they are all there"

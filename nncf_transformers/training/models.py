@@ -123,6 +123,10 @@ def make_plain(student: Any, name: str) -> nn.ModuleList | None:
         kept = nn.ModuleList(copy.deepcopy(module) for module in transforms(student))
         merge(student)
         return kept if len(kept) else None
+    config: Any = read_model_config("model_student", name)
+    if is_packed(config) and not is_merged(config):
+        # The student is that of an interrupted training, which had merged it.
+        return make_plain(load_student(name, None, embedding=isinstance(student, EmbeddingModel)), name)
     path = Path(name) / TRANSFORMS_FILE
     if not path.is_file():
         return None
@@ -167,8 +171,9 @@ def trainable(objective: nn.Module, student: nn.Module, freeze_list: str = "") -
     for name, parameter in objective.named_parameters():
         if id(parameter) in ours:
             continue
+        name = name.removeprefix("student.")
         if any(word in name for word in words):
-            logger.info("%s is frozen and excluded from tune", name.removeprefix("student."))
+            logger.info("%s is frozen and excluded from tune", name)
         else:
             chosen.append(parameter)
     if not chosen:

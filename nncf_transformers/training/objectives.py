@@ -4,7 +4,9 @@ Each loss is the mean of a list of terms, as the originals have it (inventory 3.
 are to compare, the less each term weighs.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -161,6 +163,7 @@ class EmbeddingObjective(Supervised):
         contexts: all contexts of the training set.
         negatives: chooses among them.
         gather: puts the tensors of all processes together, along the first dimension.
+        autocast: a context of mixed precision for what is computed outside :meth:`forward`.
         share: number of this process, and of processes.
         batch_size: contexts embedded at a time while looking for negatives.
         triplets: number of triplet terms: 0, 1 or 2.
@@ -177,6 +180,7 @@ class EmbeddingObjective(Supervised):
         contexts: Encoded,
         negatives: HardNegatives,
         gather: Callable[[torch.Tensor], torch.Tensor],
+        autocast: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
         share: tuple[int, int],
         batch_size: int,
         triplets: int,
@@ -185,27 +189,30 @@ class EmbeddingObjective(Supervised):
     ) -> None:
         super().__init__(student, teacher, transforms)
         self.contexts, self.negatives, self.gather, self.share = contexts, negatives, gather, share
+        self.autocast = autocast
         self.batch_size = batch_size
         self.triplets = self._triplets = triplets
         self.embedding_loss, self.teacher_weight = embedding_loss, teacher_weight
         self._step = 0
 
-    def before_step(self, step: int) -> None:
+    def before_step(self) -> None:
         """Embed the candidates of this step, each process its share, and remember those of all."""
-        self._step = step
         if self.triplets == 0:
             return
-        ids = self.negatives.sample(step)
+        # Through all stages: a stage's own number would make the vectors of the one before look young.
+        self._step += 1
+        ids = self.negatives.sample(self._step)
         if not ids:
             return
         rank, world = self.share
-        own = ids[rank::world]
+        # The shares are equally large; texts of like length together need less padding.
+        own = sorted(ids[rank::world], key=self.contexts.length)
         vectors = torch.cat(
             [self._candidates(own[i : i + self.batch_size]) for i in range(0, len(own), self.batch_size)]
         )
         device = vectors.device
         self.negatives.add(
-            step, self.gather(torch.tensor(own, device=device)).tolist(), self.gather(vectors.contiguous())
+            self._step, self.gather(torch.tensor(own, device=device)).tolist(), self.gather(vectors.contiguous())
         )
 
     def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -230,11 +237,11 @@ class EmbeddingObjective(Supervised):
         self.triplets = 0 if without and self.teacher is not None else self._triplets
 
     def own_state(self) -> dict[str, Any]:
-        return self.negatives.state_dict()
+        return {"step": self._step, "negatives": self.negatives.state_dict()}
 
     def load_own_state(self, state: dict[str, Any]) -> None:
-        device = next(self.student.parameters()).device
-        self.negatives.load_state_dict({k: None if v is None else v.to(device) for k, v in state.items()})
+        self._step = state["step"]
+        self.negatives.load_state_dict(state["negatives"])
 
     def _contexts(self, ids: Sequence[int]) -> dict[str, torch.Tensor]:
         return self.contexts.batch(ids)
@@ -243,8 +250,7 @@ class EmbeddingObjective(Supervised):
         """Embed contexts without a gradient and without dropout."""
         training = self.student.training
         self.student.eval()
-        device = next(self.student.parameters()).device
-        with torch.no_grad(), torch.autocast(device.type, enabled=torch.is_autocast_enabled(device.type)):
+        with torch.no_grad(), self.autocast():
             (vectors,) = call_model(self.student, model_inputs(self.student, self._contexts(ids)))
         self.student.train(training)
         self._states.take()

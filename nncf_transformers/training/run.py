@@ -8,13 +8,14 @@ import argparse
 import logging
 import os
 import shutil
+from datetime import timedelta
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, gather_object
 
 from nncf_transformers.errors import IntegrityError, UsageError
 from nncf_transformers.training.arguments import prepare_folder, settings_of
@@ -23,6 +24,8 @@ from nncf_transformers.training.stage import Objective, Stage, StageRun, random_
 logger = logging.getLogger(__name__)
 
 _RESUME, _STATE = "resume-", "training.pt"
+# So long the processes wait for the one that judges a model: on a CPU that takes hours.
+_PATIENCE = timedelta(days=1)
 
 
 class Run:
@@ -56,8 +59,9 @@ class Run:
         overwrite: bool = False,
     ) -> None:
         # A frozen part, or a head that no loss uses, has no gradient.
-        options = DistributedDataParallelKwargs(find_unused_parameters=True)
-        self.accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu, kwargs_handlers=[options])
+        unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+        options = [unused, InitProcessGroupKwargs(timeout=_PATIENCE)]
+        self.accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu, kwargs_handlers=options)
         self.out, self.settings, self.micro_batch, self.seed = out, settings, micro_batch, seed
         self.save_steps = save_steps
         self._stage_number = 0

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import nn
 
 from nncf_transformers.errors import CompressionError
@@ -45,8 +46,8 @@ class Objective(nn.Module):
         """The loss of a batch, a scalar, and what it is made of, detached scalars by name."""
         raise NotImplementedError
 
-    def before_step(self, step: int) -> None:
-        """Get ready for an optimizer step; called with the same number in every process."""
+    def before_step(self) -> None:
+        """Get ready for an optimizer step; called in every process."""
 
     def after_backward(self) -> None:
         """A micro-batch's gradients are there."""
@@ -96,8 +97,8 @@ class Stage:
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the stage."""
-        return int(sum(self.steps_of_data) * self.epochs)
+        """Optimizer steps of the stage, at least one."""
+        return max(1, int(sum(self.steps_of_data) * self.epochs))
 
 
 def linear(step: int, total: int) -> float:
@@ -163,14 +164,16 @@ class StageRun:
                 self.objective.train()
             if self.step % run.save_steps == 0 or self.step == total:
                 self._save()
-        # Takes mixed precision's wrapper off the objective's forward, too: the next stage puts on its own.
+        # Takes mixed precision's wrapper off the objective's forward, too: the next stage puts on its own, but only on
+        # what accelerate has not marked.
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        vars(self.objective).pop("_is_accelerate_prepared", None)
         self.accelerator.free_memory()
 
     def _train_step(self, step: int, data: int, micro_batches: list[list[int]]) -> None:
         """One optimizer step of this process."""
         stage, device = self.stage, self.accelerator.device
-        self.objective.before_step(step)
+        self.objective.before_step()
         losses = []
         for i, indices in enumerate(micro_batches):
             batch = {k: v.to(device, non_blocking=True) for k, v in stage.data[data].batch(indices).items()}
@@ -238,20 +241,27 @@ class StageRun:
         return CompressionError(f"{where}: the training diverges (loss {loss:.4g}); lower the learning rate")
 
     def _snapshot(self) -> dict[str, Any]:
-        """The trained parameters and the optimizer, on the CPU."""
-        return _cpu({"parameters": self.trained, "optimizer": self.optimizer.state_dict()})
+        """The trained parameters, the optimizer, and each process's own state of the objective, on the CPU."""
+        return _cpu({"parameters": self.trained, "optimizer": self.optimizer.state_dict()}) | self._own_states()
 
     def _restore(self, snapshot: dict[str, Any]) -> None:
-        """Take parameters and optimizer back; the learning rate stays the schedule's."""
+        """Take a snapshot back; the learning rate stays the schedule's."""
         with torch.no_grad():
             for parameter, value in zip(self.trained, snapshot["parameters"], strict=True):
                 parameter.copy_(value)
         rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(snapshot["optimizer"])
+        # A copy, for the optimizer goes on with the very tensors, and the snapshot may be needed again.
+        self.optimizer.load_state_dict(_cpu(snapshot["optimizer"]))
+        self.objective.load_own_state(snapshot["objective"][self.accelerator.process_index])
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
 
     def _save(self) -> None:
+        if not math.isfinite(float(self.loss)) and not self.stage.guard:
+            raise self._diverged(self.step, float(self.loss))
+        if self.guard.losses:
+            # One process writes the guard, for all of them.
+            self.guard.losses = list(self.accelerator.reduce(torch.stack(self.guard.losses), "mean"))
         student = {id(parameter) for parameter in self.objective.student.parameters()}
         others = {n: p for n, p in self.objective.named_parameters() if id(p) not in student}
         state = {
@@ -260,12 +270,16 @@ class StageRun:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": {"last_epoch": self.scheduler.last_epoch},
             "others": _cpu(others),
-            "objective": self.objective.own_state(),
             "guard": _cpu(vars(self.guard)),
+            **self._own_states(),
         }
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         self._run.save(state, self.objective.student)
+
+    def _own_states(self) -> dict[str, Any]:
+        """The objective's own state in every process: each has seen other samples."""
+        return {"objective": gather_object([_cpu(self.objective.own_state())])}
 
     def _load(self, state: dict[str, Any]) -> None:
         """Take up a state; the student's weights come from its folder and are there already."""
@@ -275,10 +289,11 @@ class StageRun:
         with torch.no_grad():
             for name, value in state["others"].items():
                 named[name].copy_(value)
-        self.objective.load_own_state(state["objective"])
+        self.objective.load_own_state(state["objective"][self.accelerator.process_index])
         self.scheduler.last_epoch = state["scheduler"]["last_epoch"]
         self.scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
         self.guard = Guard(**state["guard"])
+        self.guard.losses = [loss.to(self.accelerator.device) for loss in self.guard.losses]
         if self.accelerator.scaler is not None and "scaler" in state:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         set_random_state(state["rng"][self.accelerator.process_index], self.accelerator.device)

@@ -33,6 +33,7 @@ SHIPPED = {
     "nncf_bert_config_squad_jpqd": "bert",
     "nncf_bert_config_squad_magnitude_sparsity": "bert",
     "nncf_bert_config_squad_kd": "bert",
+    "nncf_config": "bert",
 }
 # As optimum-intel had them, with the number of warnings.
 ORIGINALS = {"bert-base-jpqd": 2, "bert-base-movement-sparsity": 0}
