@@ -199,27 +199,34 @@ def class_scorer(tokenizer: Any, dataset: Any, columns: Sequence[str], max_seq_l
     return score
 
 
-def circumstances(pin: str, data: dict[str, Path], seed: int) -> dict[str, Any]:
-    """Everything that a figure needs to be reproduced: pin, commit, versions, seed, data and machine."""
+def circumstances(pin: str | None, data: dict[str, Path], seed: int) -> dict[str, Any]:
+    """Everything that a figure needs to be reproduced: pin if any, commit, versions, seed, data and machine."""
     from nncf_transformers.data import sha256_of
 
-    pins = tomllib.loads((ROOT / "pins.toml").read_text(encoding="utf-8"))
-    status = subprocess.run(
-        [sys.executable, "apply_patch.py", "status", "--pin", pin, "--json"], cwd=ROOT, capture_output=True, text=True
-    )
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT / "build" / pin, capture_output=True, text=True)
     ours = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
     return {
-        "pin": pin,
-        "upstream_commit": pins["pins"][pin]["commit"],
-        "patched_commit": head.stdout.strip(),
-        "status": json.loads(status.stdout)["pins"] if status.returncode == 0 else status.stderr.strip(),
+        **(_upstream(pin) if pin else {}),
         "overlay_commit": ours.stdout.strip(),
         "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
         "seed": seed,
         "data": {name: {"file": path.name, "sha256": sha256_of(path)} for name, path in data.items()},
         "machine": {"processor": _processor(), "cores": os.cpu_count(), "system": platform.system()},
         "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _upstream(pin: str) -> dict[str, Any]:
+    """The pin's commit, and the state of its work tree."""
+    pins = tomllib.loads((ROOT / "pins.toml").read_text(encoding="utf-8"))
+    status = subprocess.run(
+        [sys.executable, "apply_patch.py", "status", "--pin", pin, "--json"], cwd=ROOT, capture_output=True, text=True
+    )
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT / "build" / pin, capture_output=True, text=True)
+    return {
+        "pin": pin,
+        "upstream_commit": pins["pins"][pin]["commit"],
+        "patched_commit": head.stdout.strip(),
+        "status": json.loads(status.stdout)["pins"] if status.returncode == 0 else status.stderr.strip(),
     }
 
 

@@ -8,6 +8,7 @@ python benchmarks/render.py --check    # exit 1 if that would change it
 import json
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,26 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.bench_drift import table as drift_table  # noqa: E402
 from benchmarks.harness import table  # noqa: E402
 from benchmarks.methods import table as methods_table  # noqa: E402
+from benchmarks.packed import table as packed_table  # noqa: E402
 
 README = ROOT / "README.md"
 MEASURED = ROOT / "benchmarks" / "measured"
 # Records of benchmarks, as their --json writes them; all others are of measure.py.
-BENCHES = ("bench-step", "bench-latency", "bench-drift", "bench-methods")
+BENCHES = ("bench-step", "bench-latency", "bench-drift", "bench-methods", "bench-retrieval", "bench-mining")
 
 
 def main() -> int:
     """Rewrite the README's tables, or check them."""
     before = README.read_text(encoding="utf-8")
-    blocks = {"published": published, "measured": measured, "methods": methods, "bench": bench, "drift": drift}
+    blocks = {
+        "published": published,
+        "measured": measured,
+        "methods": lambda: _tables("methods", methods_table),
+        "packed": lambda: _tables("packed", packed_table),
+        "retrieval": retrieval,
+        "bench": bench,
+        "drift": drift,
+    }
     after = render(before, {name: block() for name, block in blocks.items()})
     if "--check" in sys.argv[1:]:
         if before != after:
@@ -65,11 +75,39 @@ def measured() -> str:
     return "\n\n".join(_section(record) for record in _records("measure"))
 
 
-def methods() -> str:
-    """One section a record of methods.py, oldest first."""
+def _tables(kind: str, table: Callable[[dict[str, Any]], str]) -> str:
+    """One section a record of a kind, oldest first."""
     return "\n\n".join(
-        f"**{record['title']}**\n\n{methods_table(record)}\n\n{_circumstances(record)}"
-        for record in _records("methods")
+        f"**{record['title']}**\n\n{table(record)}\n\n{_circumstances(record)}" for record in _records(kind)
+    )
+
+
+def retrieval() -> str:
+    """Search among many passages, and what mining is of a training step."""
+    search, mining = (json.loads((MEASURED / f"{name}.json").read_text(encoding="utf-8")) for name in BENCHES[4:])
+    lines = [
+        "| size, search | build, passages/s | query ms, median | 95th percentile | recall@10 |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for size, record in search.items():
+        for name, row in record["index"]["methods"].items():
+            chosen = ", chosen here" if name == record["index"]["auto"] else ""
+            cells = (f"{size}, {name}{chosen}", f"{row['passages/s']:,}", f"{row['query ms']:.1f}")
+            cells += (f"{row['query p95 ms']:.1f}", f"{row['recall@10']:.3f}")
+            lines.append(f"| {' | '.join(cells)} |")
+    shares = [
+        f"{100 * row['share']:.0f} % with {name} ({row['candidates']} candidates a step)"
+        for name, row in mining.items()
+        if isinstance(row, dict)
+    ]
+    first = next(iter(search.values()))
+    return "\n\n".join(
+        (
+            "\n".join(lines),
+            f"{first['passages']:,} synthetic passages, {first['threads']} thread of an {first['machine']}. Of a "
+            f"training step (MiniLM-L6's shape, {mining['threads']} threads), mining takes, the embedding of its "
+            f"candidates included: {'; '.join(shares)}.",
+        )
     )
 
 
@@ -140,11 +178,11 @@ def _circumstances(record: dict[str, Any]) -> str:
     """How the figures of a record came about, in one paragraph."""
     data = ", ".join(f"{v['file']} (sha256 {v['sha256'][:12]}…)" for v in record["data"].values())
     versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items())
-    taken = record.get("seconds") or {k: v["seconds"] for k, v in record["results"].items()}
+    taken = record.get("seconds") or {k: v["seconds"] for k, v in record["results"].items() if "seconds" in v}
     seconds = ", ".join(f"{k} {v:.0f} s" for k, v in taken.items())
+    upstream = f"Pin {record['pin']} ({record['upstream_commit'][:10]}), seed" if "pin" in record else "Seed"
     return (
-        f"Pin {record['pin']} ({record['upstream_commit'][:10]}), "
-        f"seed {record['seed']}, {data}. {record['machine']['processor']}, {record['machine']['cores']} cores; "
+        f"{upstream} {record['seed']}, {data}. {record['machine']['processor']}, {record['machine']['cores']} cores; "
         f"runs took {seconds}. {versions}. Arguments: `{' '.join(record['arguments'])}`; all of it is in "
         f"`benchmarks/measured/{record['name']}.json`."
     )

@@ -47,7 +47,8 @@ def test_the_two_packages_do_not_know_each_other() -> None:
 def test_no_unsafe_load() -> None:
     files = [p for folder in ("nncf_transformers", "scripts", "benchmarks") for p in (ROOT / folder).rglob("*.py")]
     assert files
-    assert not [p for p in files if re.search(r"torch\.load\(|pickle\.load", p.read_text(encoding="utf-8"))]
+    unsafe = re.compile(r"torch\.load\((?!.*weights_only=True)|pickle\.load")
+    assert not [p for p in files if unsafe.search(p.read_text(encoding="utf-8"))]
 
 
 def test_readme_has_the_recorded_figures() -> None:
