@@ -14,6 +14,9 @@ NAME   ?= unnamed
 TO     ?=
 AS     ?=
 UPSTREAM ?=
+TEACHER ?=
+EMBEDDING ?=
+DOCS   ?=
 
 # A pin whose library is not that of requirements.txt has requirements and an environment of its own.
 OWN  := $(if $(wildcard requirements-$(PIN).txt),-$(PIN))
@@ -32,10 +35,19 @@ flags = --pin $(PIN) --nproc $(NPROC) $(if $(MODEL),--model $(MODEL)) $(if $(DAT
 	$(if $(OUT),--out $(OUT)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BATCH),--batch $(BATCH)) \
 	$(if $(EXTRA),-- $(EXTRA))
 
+# The scripts of our own: one process, or several; a data folder with SQuAD's two files.
+own = $(RUN) $(if $(filter-out 1,$(NPROC)),-m torch.distributed.run --standalone --nproc-per-node=$(NPROC))
+squad = $(if $(DATA),,$(error DATA=DIR is needed, a folder with train-v1.1.json and dev-v1.1.json)) \
+	--squad_train_data=$(DATA)/train-v1.1.json --squad_dev_data=$(DATA)/dev-v1.1.json \
+	$(if $(EPOCHS),--num_train_epochs=$(EPOCHS)) $(if $(BATCH),--per_gpu_train_batch_size=$(BATCH)) $(EXTRA)
+sizes = num_hidden_layers:12,ff_iter_num:4,num_attention_heads:8,hidden_size:512,pack_emb:1,hidden_act:orig
+reader = --model $(or $(MODEL),runs/qa/packed-int8/openvino)
+finder = --embedding $(or $(EMBEDDING),runs/emb/packed-int8/openvino) --input $(DOCS)
+
 .DEFAULT_GOAL := help
 .PHONY: help setup fetch apply revert status squad-fp32 squad-int8 squad-jpqd xnli-fp32 xnli-int8 mnli-int8 sst2-int8 mrpc-int8 \
 	demo test lint format clean distclean bench-step bench-methods bench-latency bench-apply bench-drift measure methods readme \
-	drift rebase matrix
+	drift rebase matrix pack qa-pack-int8 emb emb-pack emb-int8 qa-search qa-web bench-retrieval bench-mining measure-packed
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -99,6 +111,45 @@ sst2-int8: $(READY) ## the same for SST-2 with DistilBERT
 mrpc-int8: $(READY) ## the same for MRPC with BERT-base
 	$(RUN) scripts/train.py mrpc --int8 $(flags)
 
+pack: $(READY) ## make a question-answering model smaller and distil it: make pack MODEL=DIR DATA=DIR
+	$(own) scripts/pack_and_distill.py --model_student=$(or $(MODEL),runs/$(PIN)/squad-fp32) \
+		--model_teacher=$(or $(TEACHER),$(MODEL),runs/$(PIN)/squad-fp32) --output_dir=$(or $(OUT),runs/qa/packed) \
+		--pack_cfg=$(sizes) --loss_weight_alpha=1.5 --learning_rate=5e-4 --learning_rate_for_tune=10e-4 \
+		--num_train_epochs=16 --max_seq_length_q=64 --per_gpu_train_batch_size=4 --total_train_batch_size=32 \
+		--total_train_batch_size_for_tune=64 $(squad)
+
+qa-pack-int8: $(READY) ## quantize the packed model, the large one is its teacher: make qa-pack-int8 TEACHER=DIR DATA=DIR
+	$(own) scripts/train_qa.py --model_student=$(or $(MODEL),runs/qa/packed) \
+		--model_teacher=$(or $(TEACHER),runs/$(PIN)/squad-fp32) --output_dir=$(or $(OUT),runs/qa/packed-int8) \
+		--nncf_config=nncf_config.json --freeze_list=none --supervision_weight=0.02 --kd_weight=1 --learning_rate=1e-4 \
+		--num_train_epochs=16 --per_gpu_train_batch_size=8 --total_train_batch_size=32 $(squad)
+
+emb: $(READY) ## train embeddings of questions and contexts: make emb MODEL=ENCODER DATA=DIR
+	$(own) scripts/train_qcemb.py --model_student=$(or $(MODEL),google-bert/bert-large-uncased-whole-word-masking) \
+		--model_teacher=$(or $(TEACHER),$(MODEL),google-bert/bert-large-uncased-whole-word-masking) \
+		--output_dir=$(or $(OUT),runs/emb/fp32) --freeze_list=embedding --supervision_weight=0.02 --hnm_batch_size=8 \
+		--loss_cfg=triplet_num:1,emb_loss:none --learning_rate=3e-5 --num_train_epochs=4 --per_gpu_train_batch_size=2 \
+		--total_train_batch_size=32 $(squad)
+
+emb-pack: $(READY) ## make an embedding model smaller and distil it
+	$(own) scripts/pack_and_distill.py --model_student=$(or $(MODEL),runs/emb/fp32) \
+		--model_teacher=$(or $(TEACHER),$(MODEL),runs/emb/fp32) --output_dir=$(or $(OUT),runs/emb/packed) \
+		--pack_cfg=$(sizes) --loss_weight_alpha=1.5 --learning_rate=3e-4 --num_train_epochs=16 --max_seq_length_q=32 \
+		--per_gpu_train_batch_size=4 --total_train_batch_size=32 $(squad)
+
+emb-int8: $(READY) ## quantize the packed embedding model, the large one is its teacher
+	$(own) scripts/train_qcemb.py --model_student=$(or $(MODEL),runs/emb/packed) \
+		--model_teacher=$(or $(TEACHER),runs/emb/fp32) --output_dir=$(or $(OUT),runs/emb/packed-int8) \
+		--nncf_config=nncf_config.json --freeze_list=none --supervision_weight=0.02 --hnm_batch_size=8 \
+		--loss_cfg=triplet_num:1,emb_loss:L2 --learning_rate=3e-5 --num_train_epochs=16 --per_gpu_train_batch_size=8 \
+		--total_train_batch_size=32 $(squad)
+
+qa-search: $(READY) ## ask questions about a folder of documents: make qa-search DOCS=DIR (EMBEDDING=IR-DIR MODEL=IR-DIR)
+	$(if $(DOCS),,$(error DOCS=DIR is needed, a folder with text files))$(RUN) scripts/qa_search_demo.py $(reader) $(finder) $(EXTRA)
+
+qa-web: $(READY) ## ask about a text, or about the documents in DOCS, in a web page on this machine
+	$(RUN) scripts/qa_web.py $(reader) $(if $(DOCS),$(finder)) $(EXTRA)
+
 demo: $(READY) ## the whole way on a small model and generated data, offline, in a few minutes
 	$(RUN) scripts/demo.py
 
@@ -108,6 +159,9 @@ measure: $(READY) ## FP32, PTQ and QAT on local data: make measure TASK=squad NA
 methods: $(READY) ## all compression methods on local data with one budget: make methods TASK=squad|sst2 NAME=... MODEL=DIR DATA=DIR EXTRA='--num_train_epochs 1'
 	$(RUN) benchmarks/methods.py $(TASK) --name $(NAME) --pin $(PIN) --model $(MODEL) --data $(DATA) -- $(EXTRA)
 
+measure-packed: $(READY) ## large, packed, INT8: make measure-packed TASK=qa|embeddings NAME=... MODEL=DIR DATA=DIR EXTRA='--title "..."'
+	$(RUN) benchmarks/packed.py $(TASK) --name $(NAME) --model $(MODEL) --data $(DATA) $(EXTRA)
+
 readme: $(READY) ## render the tables in README.md from benchmarks/measured and benchmarks/published.toml
 	$(RUN) benchmarks/render.py
 
@@ -116,6 +170,12 @@ bench-step: $(READY) ## time of a QAT step against an FP32 step
 
 bench-methods: $(READY) ## what movement sparsity and distillation add to a QAT step
 	$(RUN) benchmarks/bench_methods.py --json benchmarks/measured/bench-methods.json $(EXTRA)
+
+bench-retrieval: $(READY) ## search in 100,000 passages: build rate, query latency, recall
+	$(RUN) benchmarks/bench_retrieval.py --json benchmarks/measured/bench-retrieval.json $(EXTRA)
+
+bench-mining: $(READY) ## what part of a training step the search for hard negatives takes
+	$(RUN) benchmarks/bench_mining.py --json benchmarks/measured/bench-mining.json $(EXTRA)
 
 bench-latency: $(READY) ## latency and size of INT8 against FP32 in OpenVINO and ONNX Runtime
 	$(RUN) benchmarks/bench_latency.py --json benchmarks/measured/bench-latency.json $(EXTRA)

@@ -26,26 +26,30 @@ class Encoded:
     Args:
         columns: a list of token numbers for each text, by input name; numbers for each text under other names.
         pads: what each input is padded with.
+        lengths: by which texts of like length are put together; None for their own.
     """
 
-    def __init__(self, columns: Mapping[str, list[Any]], pads: Mapping[str, int]) -> None:
+    def __init__(
+        self, columns: Mapping[str, list[Any]], pads: Mapping[str, int], lengths: Sequence[int] | None = None
+    ) -> None:
         # A list of numbers takes ten times as much memory.
         self._columns = {
             name: [np.asarray(row, np.int32) for row in values] if name in pads else values
             for name, values in columns.items()
         }
         self._pads = dict(pads)
+        self._lengths = lengths or [len(row) for row in self._columns["input_ids"]]
 
     def __len__(self) -> int:
         return len(self._columns["input_ids"])
 
     def length(self, index: int) -> int:
-        """Tokens of a text."""
-        return len(self._columns["input_ids"][index])
+        """Tokens of a text, or what stands for them."""
+        return self._lengths[index]
 
     def batch(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
         """Texts as tensors: inputs (texts, longest), anything else (texts,)."""
-        width = max(self.length(i) for i in indices)
+        width = max(len(self._columns["input_ids"][i]) for i in indices)
         tensors = {}
         for name, values in self._columns.items():
             if name not in self._pads:
@@ -106,17 +110,20 @@ def retrieval_of(examples: Sequence[SquadExample], path: str | Path) -> Retrieva
     )
 
 
-def encode_texts(tokenizer: Any, texts: Sequence[str], max_length: int, **columns: list[int]) -> Encoded:
+def encode_texts(
+    tokenizer: Any, texts: Sequence[str], max_length: int, lengths: Sequence[int] | None = None, **columns: list[int]
+) -> Encoded:
     """Encode texts alone: [CLS] tokens [SEP], cut at ``max_length`` tokens, special ones included.
 
     Args:
         tokenizer: a fast tokenizer.
         texts: any number.
         max_length: tokens.
+        lengths: see :class:`Encoded`.
         **columns: further numbers, one for each text.
     """
     encoded = tokenizer(list(texts), truncation=True, max_length=max_length)
-    return Encoded({**encoded, **columns}, _pads(tokenizer))
+    return Encoded({**encoded, **columns}, _pads(tokenizer), lengths)
 
 
 def encode_answers(

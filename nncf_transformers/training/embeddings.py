@@ -58,8 +58,10 @@ def main(description: str, argv: Sequence[str] | None = None) -> int:
         name = args.model_teacher or _LARGE
         models["model_teacher"] = load_any_teacher(student, name, args.model_student)
     check_positions(models, args.max_seq_length_c)
-    questions = encode_texts(tokenizer, pairs.questions, args.max_seq_length_q, owner=pairs.owners)
     contexts = encode_texts(tokenizer, pairs.contexts, args.max_seq_length_c)
+    # A step takes as long as its contexts are.
+    longest = [contexts.length(owner) for owner in pairs.owners]
+    questions = encode_texts(tokenizer, pairs.questions, args.max_seq_length_q, longest, owner=pairs.owners)
     lengths = {"max_question": args.max_seq_length_q, "max_context": args.max_seq_length_c}
     judge = Found(found, tokenizer, batch_size=args.per_gpu_eval_batch_size, **lengths)
     kept = make_plain(student, args.model_student)
