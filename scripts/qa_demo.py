@@ -198,7 +198,9 @@ def print_answers(question: str, answers: list["Answer"], notes: list[str] | Non
 
 def print_place(source: str, start: int, length: int, note: str) -> None:
     """Print where something stands."""
-    print(f"   {source}, characters {start}-{start + length}{note}")
+    from nncf_transformers.reading import one_line
+
+    print(f"   {one_line(source)}, characters {start}-{start + length}{note}")
 
 
 def print_text(text: str) -> None:

@@ -123,10 +123,12 @@ def open_searcher(args: argparse.Namespace) -> "Searcher":
 
 
 def _print(question: str, found: "Found", read: bool) -> None:
+    from nncf_transformers.reading import one_line
+
     if read or not found.hits:
         print_answers(question, found.answers, [f", distance {found.distance(a):.2f}" for a in found.answers])
     else:
-        print(f"Q: {question}")
+        print(f"Q: {one_line(question)}")
         for hit in found.hits:
             print_place(hit.passage.source, hit.passage.start, len(hit.passage.text), f", distance {hit.distance:.2f}")
             print_text(_shortened(hit.passage.text))

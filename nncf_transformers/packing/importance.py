@@ -34,11 +34,16 @@ class HeadImportance:
             for module, mask, group in zip(modules, self._masks, groups, strict=True)
         ]
 
-    def update(self) -> None:
-        """Take in the gradients of the backward just done: importance += (|gradient| - importance) * 0.001."""
+    def update(self, scale: float = 1.0) -> None:
+        """Take in the gradients of the backward just done: importance += (|gradient| - importance) * 0.001.
+
+        Args:
+            scale: what the loss was multiplied by, for fp16; a gradient that overflowed for it says nothing.
+        """
         for importance, mask in zip(self.importance, self._masks, strict=True):
             if mask.grad is not None:
-                importance += (mask.grad.abs() - importance) * RATE
+                gradient = mask.grad.abs() / scale
+                importance += (torch.where(gradient.isfinite(), gradient, importance) - importance) * RATE
                 mask.grad = None
 
     def close(self) -> None:

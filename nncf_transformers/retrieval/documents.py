@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from nncf_transformers.errors import UsageError
+from nncf_transformers.reading import one_line
 from nncf_transformers.retrieval.index import Passage
 
 logger = logging.getLogger(__name__)
@@ -165,7 +166,7 @@ def _read_folder(folder: str) -> list[Document]:
             except UsageError:
                 skipped.append(os.path.relpath(path, folder))
     if skipped:
-        names = ", ".join(skipped[:_NAMED]) + (", ..." if len(skipped) > _NAMED else "")
+        names = one_line(", ".join(skipped[:_NAMED])) + (", ..." if len(skipped) > _NAMED else "")
         logger.warning("%s: skipped files that are empty or no text in UTF-8: %d (%s)", folder, len(skipped), names)
     if not documents:
         raise UsageError(f"{folder}: no text files in this folder; name another")

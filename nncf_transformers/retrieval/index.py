@@ -302,6 +302,7 @@ def _read_description(path: Path) -> dict[str, Any]:
             raise UsageError(f"{path}: has format {about['format']}, not {FORMAT}; build the index again")
         kinds = {"model": str, "count": int, "size": int, "sources": dict, "settings": dict, "files": dict}
         wrong = [key for key, kind in kinds.items() if not isinstance(about[key], kind)]
+        wrong += ["sources"] * (not all(isinstance(digest, str) for digest in about["sources"].values()))
         names = [file["name"] for file in about["files"].values()]
         if wrong or not {"vectors", "passages"} <= about["files"].keys() or not all(map(_is_ours, names)):
             raise ValueError(", ".join(wrong) or "files")

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 # Written last: the folder holds the result of a whole training.
 ARGUMENTS_FILE = "training_args.txt"
 SHIPPED_CONFIGS = Path(__file__).resolve().parent.parent.parent / "nncf_configs"
-# They say where the computation is done, or how often something is written, not what comes out.
+# They say where the computation is done, how often something is written, or who judges it, not what comes out.
 _IMMATERIAL = (
     "output_dir",
     "per_gpu_eval_batch_size",
@@ -28,7 +29,10 @@ _IMMATERIAL = (
     "overwrite_output_dir",
     "save_steps",
     "logging_steps",
+    "squad_eval_script",
 )
+# Folders with a training's state; those with a dot were not written to their end.
+_STATE_FOLDER = re.compile(r"\.?resume-\d{2,}-\d{7}(\.\d+)?")
 
 
 def parser(description: str, **defaults: Any) -> argparse.ArgumentParser:
@@ -81,6 +85,8 @@ def check(args: argparse.Namespace) -> None:
         value = getattr(args, flag)
         if value is not None and not Path(value).is_file():
             raise UsageError(f"--{flag} {value}: no such file")
+    if args.model_student and Path(args.model_student).resolve() == Path(args.output_dir).resolve():
+        raise UsageError(f"--output_dir {args.output_dir}: is the folder of --model_student; choose another")
     for flag, low in _LOWEST.items():
         value = getattr(args, flag, None)
         if value is not None and not low <= value < math.inf:
@@ -144,11 +150,10 @@ def is_finished(args: argparse.Namespace) -> bool:
                 "another folder, or train anew with --overwrite_output_dir"
             )
         # Of a process that was killed right after it had written the last file.
-        for left in out.glob("*resume-*"):
-            shutil.rmtree(left, ignore_errors=True)
+        remove_states(out)
         logger.info("%s: holds the result of this command already; --overwrite_output_dir trains anew", out)
         return True
-    if (out / "config.json").is_file() and not any(out.glob("resume-*")):
+    if (out / "config.json").is_file() and not state_folders(out):
         raise UsageError(
             f"--output_dir {out}: holds a model that is not of this training; choose another folder, or give "
             "--overwrite_output_dir"
@@ -156,12 +161,23 @@ def is_finished(args: argparse.Namespace) -> bool:
     return False
 
 
+def state_folders(out: Path) -> list[Path]:
+    """The folders with states of a training, whole or not, in the order in which they were written."""
+    return sorted(path for path in out.glob("*") if _STATE_FOLDER.fullmatch(path.name) and path.is_dir())
+
+
+def remove_states(out: Path, but: str | None = None) -> None:
+    """Remove the states of a training, but for one."""
+    for folder in state_folders(out):
+        if folder.name != but:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def prepare_folder(args: argparse.Namespace) -> None:
-    """Make the output folder, without the mark of an earlier, finished training."""
+    """Make the output folder. What is in it stays until there is something to put in its place."""
     out = Path(args.output_dir)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / ARGUMENTS_FILE).unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(f"--output_dir {out}: cannot be written ({error.strerror}); choose another folder") from error
 

@@ -1,12 +1,14 @@
 """Questions and contexts as features: windows with answer positions, and whole texts for embeddings."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
+import pyarrow.compute
 import torch
 
 from nncf_transformers.data import SquadExample, read_squad
@@ -30,18 +32,20 @@ class Encoded:
     """
 
     def __init__(
-        self, columns: Mapping[str, list[Any]], pads: Mapping[str, int], lengths: Sequence[int] | None = None
+        self,
+        columns: datasets.Dataset | Mapping[str, list[Any]],
+        pads: Mapping[str, int],
+        lengths: Sequence[int] | None = None,
     ) -> None:
-        # A list of numbers takes ten times as much memory.
-        self._columns = {
-            name: [np.asarray(row, np.int32) for row in values] if name in pads else values
-            for name, values in columns.items()
-        }
+        if not isinstance(columns, datasets.Dataset):
+            columns = datasets.Dataset.from_dict(dict(columns))
+        self._data = columns.with_format("numpy")
         self._pads = dict(pads)
-        self._lengths = lengths or [len(row) for row in self._columns["input_ids"]]
+        own = pyarrow.compute.list_value_length(columns.data.column("input_ids")).to_pylist()
+        self._lengths = list(lengths) if lengths is not None else own
 
     def __len__(self) -> int:
-        return len(self._columns["input_ids"])
+        return len(self._data)
 
     def length(self, index: int) -> int:
         """Tokens of a text, or what stands for them."""
@@ -49,15 +53,15 @@ class Encoded:
 
     def batch(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
         """Texts as tensors: inputs (texts, longest), anything else (texts,)."""
-        width = max(len(self._columns["input_ids"][i]) for i in indices)
-        tensors = {}
-        for name, values in self._columns.items():
+        rows, tensors = self._data[list(indices)], {}
+        width = max(len(row) for row in rows["input_ids"])
+        for name, values in rows.items():
             if name not in self._pads:
-                tensors[name] = torch.tensor([values[i] for i in indices])
+                tensors[name] = torch.as_tensor(values)
                 continue
-            padded = np.full((len(indices), width), self._pads[name], np.int64)
-            for row, i in zip(padded, indices, strict=True):
-                row[: len(values[i])] = values[i]
+            padded = np.full((len(values), width), self._pads[name], np.int64)
+            for line, row in zip(padded, values, strict=True):
+                line[: len(row)] = row
             tensors[name] = torch.from_numpy(padded)
         return tensors
 
@@ -122,8 +126,12 @@ def encode_texts(
         lengths: see :class:`Encoded`.
         **columns: further numbers, one for each text.
     """
-    encoded = tokenizer(list(texts), truncation=True, max_length=max_length)
-    return Encoded({**encoded, **columns}, _pads(tokenizer), lengths)
+
+    def encode(numbers: list[int]) -> dict[str, list[Any]]:
+        chosen = {name: [values[number] for number in numbers] for name, values in columns.items()}
+        return {**tokenizer([texts[i] for i in numbers], truncation=True, max_length=max_length), **chosen}
+
+    return Encoded(_map(encode, len(texts)), _pads(tokenizer), lengths)
 
 
 def encode_answers(
@@ -145,9 +153,9 @@ def encode_answers(
         UsageError: the lengths leave no room for a context.
     """
     check_lengths(max_question, max_length, stride)
-    columns: dict[str, list[Any]] = {}
-    for first in range(0, len(examples), _CHUNK):
-        chunk = examples[first : first + _CHUNK]
+
+    def encode(numbers: list[int]) -> dict[str, list[Any]]:
+        chunk = [examples[number] for number in numbers]
         windows = tokenizer(
             cut_questions(tokenizer, [example.question.lstrip() for example in chunk], max_question),
             [example.context for example in chunk],
@@ -159,10 +167,10 @@ def encode_answers(
         )
         owners, offsets = windows.pop("overflow_to_sample_mapping"), windows.pop("offset_mapping")
         spans = [_span(chunk[owner], offsets[i], windows.sequence_ids(i)) for i, owner in enumerate(owners)]
-        windows["start_positions"], windows["end_positions"] = map(list, zip(*spans, strict=True))
-        for name, values in windows.items():
-            columns.setdefault(name, []).extend(values)
-    return Encoded(columns, _pads(tokenizer))
+        starts, ends = map(list, zip(*spans, strict=True))
+        return {**windows, "start_positions": starts, "end_positions": ends}
+
+    return Encoded(_map(encode, len(examples)), _pads(tokenizer))
 
 
 def check_lengths(max_question: int, max_length: int, stride: int) -> None:
@@ -206,6 +214,21 @@ def _span(example: SquadExample, offsets: list[tuple[int, int]], parts: list[int
     first = max(i for i in tokens if offsets[i][0] <= begin)
     last = min(i for i in tokens if offsets[i][1] >= end)
     return first, max(first, last)
+
+
+def _map(encode: Callable[[list[int]], dict[str, list[Any]]], count: int) -> datasets.Dataset:
+    """Encode the texts with numbers from 0 on, some at a time, into an Arrow table: lists take ten times the memory."""
+    numbers = datasets.Dataset.from_dict({"number": list(range(count))})
+    # What the function closes over is large, and not worth a hash for a cache.
+    return numbers.map(
+        encode,
+        input_columns="number",
+        batched=True,
+        batch_size=_CHUNK,
+        remove_columns="number",
+        new_fingerprint="encoded",
+        load_from_cache_file=False,
+    )
 
 
 def _pads(tokenizer: Any) -> dict[str, int]:

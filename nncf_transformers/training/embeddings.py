@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from nncf_transformers.compression import Compression
 from nncf_transformers.embedding import POOLINGS
 from nncf_transformers.errors import UsageError
 from nncf_transformers.retrieval.mining import HardNegatives
@@ -11,6 +12,7 @@ from nncf_transformers.training import arguments
 from nncf_transformers.training.data import encode_texts, read_questions, retrieval_of
 from nncf_transformers.training.evaluation import Found
 from nncf_transformers.training.models import (
+    check_hidden_sizes,
     check_positions,
     load_any_teacher,
     load_student,
@@ -43,6 +45,11 @@ def main(description: str, argv: Sequence[str] | None = None) -> int:
             "--supervision_weight"
         )
     config = arguments.read_config(args.nncf_config)
+    if config is not None and Compression(config).changes_loss:
+        raise UsageError(
+            f"--nncf_config {args.nncf_config}: embeddings can be quantized, but not pruned or distilled by it; "
+            "leave quantization alone in it"
+        )
     arguments.start_log("train_qcemb")
     quieten()
     if arguments.is_finished(args):
@@ -57,7 +64,7 @@ def main(description: str, argv: Sequence[str] | None = None) -> int:
     if args.supervision_weight > 0:
         name = args.model_teacher or _LARGE
         models["model_teacher"] = load_any_teacher(student, name, args.model_student)
-    check_positions(models, args.max_seq_length_c)
+    check_positions(models, max(args.max_seq_length_q, args.max_seq_length_c))
     contexts = encode_texts(tokenizer, pairs.contexts, args.max_seq_length_c)
     # A step takes as long as its contexts are.
     longest = [contexts.length(owner) for owner in pairs.owners]
@@ -65,6 +72,8 @@ def main(description: str, argv: Sequence[str] | None = None) -> int:
     lengths = {"max_question": args.max_seq_length_q, "max_context": args.max_seq_length_c}
     judge = Found(found, tokenizer, batch_size=args.per_gpu_eval_batch_size, **lengths)
     kept = make_plain(student, args.model_student)
+    if "model_teacher" in models:
+        check_hidden_sizes(student, models["model_teacher"], kept)
     student.to(run.accelerator.device)
     compress(run, student, config, contexts, judge)
     teacher = Teacher(models["model_teacher"], run.accelerator.device) if "model_teacher" in models else None

@@ -42,6 +42,8 @@ class Answers:
     ) -> None:
         self._path, self._tokenizer, self._examples = path, tokenizer, examples
         self._script = _load_script(script) if script else None
+        if self._script is not None:
+            _try(self._script, str(script), path, examples)
         self._options = {"max_seq_length": max_length, "doc_stride": stride, "batch_size": batch_size}
         questions = cut_questions(tokenizer, [example.question.lstrip() for example in examples], max_question)
         self._questions = [
@@ -106,6 +108,16 @@ def _load_script(path: str) -> Any:
     if not hasattr(module, "evaluate") and not hasattr(module, "get_raw_scores"):
         raise UsageError(f"--squad_eval_script {path}: has neither evaluate (v1.1) nor get_raw_scores (v2.0)")
     return module
+
+
+def _try(script: Any, name: str, path: str, examples: Sequence[SquadExample]) -> None:
+    """Find out before the training, not after an epoch of it, whether a script can judge this file."""
+    try:
+        _ask(script, path, {example.id: example.context.split(" ")[0] for example in examples})
+    except Exception as error:
+        raise UsageError(
+            f"--squad_eval_script {name}: cannot judge {path} ({error!r}); leave it out, or give the other version"
+        ) from error
 
 
 def _ask(script: Any, path: str, answers: Mapping[str, str]) -> dict[str, float]:

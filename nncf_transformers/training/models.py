@@ -51,12 +51,15 @@ def read_model_config(flag: str, name: str | None) -> Any:
 
 def load_student(name: str, resumed: Path | None, *, embedding: bool, pooling: str | None = None) -> Any:
     """Load the model to train, or, of an interrupted training, the model as far as it has come."""
-    folder = resumed or name
-    if embedding:
-        return load_embedding_model(folder, pooling)
-    if is_embedding(read_model_config("model_student", name)):
+    if not embedding and is_embedding(read_model_config("model_student", name)):
         raise UsageError(f"--model_student {name}: is an embedding model; train it by train_qcemb")
-    return load_model(AutoModelForQuestionAnswering, folder)
+    folder = resumed or name
+    try:
+        return load_embedding_model(folder, pooling) if embedding else load_model(AutoModelForQuestionAnswering, folder)
+    except (IntegrityError, SafetensorError) as error:
+        if resumed is None:
+            raise
+        raise IntegrityError(f"{resumed}: damaged ({_line(error)}); start anew with --overwrite_output_dir") from error
 
 
 def load_any_teacher(student: nn.Module, name: str, student_name: str) -> Any:
@@ -89,7 +92,10 @@ def load_tokenizer(name: str) -> Any:
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    # The Rust library has no exception types of its own.
+    except Exception as error:
+        if (Path(name) / "tokenizer.json").is_file():
+            raise IntegrityError(f"{name}: its tokenizer is damaged ({_line(error)}); copy it again") from error
         raise UsageError(f"--model_student {name}: has no tokenizer ({_line(error)}); copy its files there") from error
     if not tokenizer.is_fast:
         raise UsageError(f"--model_student {name}: has no fast tokenizer, which the positions of answers need")
@@ -108,6 +114,27 @@ def check_positions(models: dict[str, nn.Module], max_length: int) -> None:
             raise UsageError(
                 f"--max_seq_length_c {max_length}: --{flag} has {limit} positions only; lower it to {limit}"
             )
+
+
+def check_hidden_sizes(student: Any, teacher: Any, kept: nn.ModuleList | None = None) -> None:
+    """Refuse a teacher whose hidden states cannot be compared with the student's, before any work is done.
+
+    Args:
+        student: packed, or plain.
+        teacher: the large model.
+        kept: see :func:`make_plain`; None for a model that has them itself, or needs none.
+
+    Raises:
+        UsageError: the sizes.
+    """
+    own: list[Any] = list(kept) if kept is not None else transforms(student)
+    ours = own[0].weight.shape[0] if own else student.config.hidden_size
+    theirs = teacher.config.hidden_size
+    if ours != theirs:
+        raise UsageError(
+            f"--model_teacher: has hidden states of size {theirs}, the student of {ours}, and nothing was trained that "
+            "brings them together; name the model that the student was packed from"
+        )
 
 
 def make_plain(student: Any, name: str) -> nn.ModuleList | None:

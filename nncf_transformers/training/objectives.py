@@ -14,7 +14,6 @@ from torch import nn
 from torch.nn import functional
 
 from nncf_transformers.algorithms.distillation import HiddenStates, hidden_losses, softmax_loss
-from nncf_transformers.errors import UsageError
 from nncf_transformers.inputs import call_model, model_inputs
 from nncf_transformers.packing import HeadImportance, transformed
 from nncf_transformers.retrieval.mining import HardNegatives
@@ -62,12 +61,6 @@ class Supervised(Objective):
         ours = transformed(self.student, self._states.take())
         if self.transforms is not None:
             ours = [linear(state) for linear, state in zip(self.transforms, ours, strict=True)]
-        if ours[0].shape != theirs[0].shape:
-            raise UsageError(
-                f"the teacher has hidden states of size {theirs[0].shape[-1]}, the student of {ours[0].shape[-1]}, and "
-                "nothing was trained that compares them; use --supervision_weight 0, or the folder that "
-                "pack_and_distill wrote"
-            )
         return hidden_losses(ours, theirs, inputs["attention_mask"].bool())
 
 
@@ -138,9 +131,9 @@ class HiddenObjective(Supervised):
         loss = (weights * losses).sum() / weights.sum()
         return loss, {f"h{i}": part for i, part in enumerate(losses.detach())}
 
-    def after_backward(self) -> None:
+    def after_backward(self, scale: float) -> None:
         if self.importance is not None:
-            self.importance.update()
+            self.importance.update(scale)
 
     def own_state(self) -> dict[str, Any]:
         return {} if self.importance is None else self.importance.state_dict()

@@ -37,6 +37,7 @@ from nncf_transformers.training.data import (
 )
 from nncf_transformers.training.evaluation import Answers, Found, in_words
 from nncf_transformers.training.models import (
+    check_hidden_sizes,
     check_positions,
     load_any_teacher,
     load_student,
@@ -91,6 +92,7 @@ def main(description: str, argv: Sequence[str] | None = None) -> int:
         logger.info("!!!model already packed!!! only its last stage is run")
     elif run.resumed_model is None:
         pack(student, packing)
+    check_hidden_sizes(student, teacher)
     remove_dropout(student)
     objective = HiddenObjective(student, Teacher(teacher, run.accelerator.device))
     train(run, objective, data, judge, args, packing)

@@ -9,6 +9,7 @@ from nncf_transformers.training import arguments
 from nncf_transformers.training.data import check_lengths, encode_answers, read_questions
 from nncf_transformers.training.evaluation import Answers
 from nncf_transformers.training.models import (
+    check_hidden_sizes,
     check_positions,
     load_any_teacher,
     load_student,
@@ -59,6 +60,8 @@ def main(description: str, argv: Sequence[str] | None = None) -> int:
         args.squad_dev_data, examples["dev"], tokenizer, script=args.squad_eval_script, batch_size=batch, **lengths
     )
     kept = make_plain(student, args.model_student)
+    if "model_teacher" in models and args.supervision_weight > 0:
+        check_hidden_sizes(student, models["model_teacher"], kept)
     student.to(run.accelerator.device)
     compress(run, student, config, data, judge)
     teacher = Teacher(models["model_teacher"], run.accelerator.device) if "model_teacher" in models else None

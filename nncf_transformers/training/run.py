@@ -18,7 +18,13 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, gather_object
 
 from nncf_transformers.errors import IntegrityError, UsageError
-from nncf_transformers.training.arguments import prepare_folder, settings_of
+from nncf_transformers.training.arguments import (
+    ARGUMENTS_FILE,
+    prepare_folder,
+    remove_states,
+    settings_of,
+    state_folders,
+)
 from nncf_transformers.training.stage import Objective, Stage, StageRun, random_state
 
 logger = logging.getLogger(__name__)
@@ -66,11 +72,8 @@ class Run:
         self.save_steps = save_steps
         self._stage_number = 0
         self._writer: Any = None
-        if self.main and overwrite:
-            for folder in out.glob(f"*{_RESUME}*"):
-                shutil.rmtree(folder)
-        self.accelerator.wait_for_everyone()
-        self.state = self._read_state()
+        self._begun = False
+        self.state = None if overwrite else self._read_state()
         self.resumed_model: Path | None = self.state["folder"] if self.state else None
         self.resumed_stage: int = self.state["stage"] if self.state else 0
         torch.manual_seed(seed + self.accelerator.process_index)
@@ -78,8 +81,10 @@ class Run:
     @classmethod
     def of(cls, args: argparse.Namespace) -> "Run":
         """The training that a command line asks for."""
+        if args.mixed_precision == "fp16" and (args.no_cuda or not torch.cuda.is_available()):
+            raise UsageError("--mixed_precision fp16: needs a GPU; on a CPU use bf16, or no")
         prepare_folder(args)
-        return cls(
+        run = cls(
             Path(args.output_dir),
             settings_of(args),
             micro_batch=args.per_gpu_train_batch_size,
@@ -89,6 +94,13 @@ class Run:
             save_steps=args.save_steps,
             overwrite=args.overwrite_output_dir,
         )
+        for flag in ("total_train_batch_size", "total_train_batch_size_for_tune"):
+            wanted = getattr(args, flag, None)
+            if wanted is not None and run.batch(wanted, flag) != wanted:
+                run.log(
+                    f"--{flag} {wanted}: {run.batch(wanted, flag)} samples are taken at a step, whole micro-batches"
+                )
+        return run
 
     @property
     def stage_to_come(self) -> bool:
@@ -100,7 +112,7 @@ class Run:
         """Whether this is the process that writes."""
         return bool(self.accelerator.is_main_process)
 
-    def batch(self, wanted: int) -> int:
+    def batch(self, wanted: int, flag: str = "total_train_batch_size") -> int:
         """Samples an optimizer step: as many as wanted, down to whole micro-batches in every process.
 
         Raises:
@@ -109,11 +121,9 @@ class Run:
         share = self.micro_batch * self.accelerator.num_processes
         if wanted < share:
             raise UsageError(
-                f"--total_train_batch_size {wanted}: is less than --per_gpu_train_batch_size {self.micro_batch} x "
+                f"--{flag} {wanted}: is less than --per_gpu_train_batch_size {self.micro_batch} x "
                 f"{self.accelerator.num_processes} processes; raise the first, or lower the second"
             )
-        if wanted % share:
-            self.log(f"an optimizer step takes {wanted - wanted % share} samples, not {wanted}: {share} at a time")
         return wanted - wanted % share
 
     def train(self, stage: Stage, objective: Objective) -> None:
@@ -124,6 +134,12 @@ class Run:
             objective: around the student, which was loaded from :attr:`resumed_model` if there is one.
         """
         number, self._stage_number = self._stage_number, self._stage_number + 1
+        if not self._begun and self.main:
+            # Not earlier: a mistake in the command line must not cost what an earlier one has made.
+            (self.out / ARGUMENTS_FILE).unlink(missing_ok=True)
+            if self.state is None:
+                remove_states(self.out)
+        self._begun = True
         if number >= self.resumed_stage:  # see stage_to_come
             state, self.state = self.state, None
             StageRun(self, stage, objective, number).run(state)
@@ -149,8 +165,7 @@ class Run:
         """The result is written: the state on disk is of no use any more."""
         self.accelerator.wait_for_everyone()
         if self.main:
-            for folder in self.out.glob(f"*{_RESUME}*"):
-                shutil.rmtree(folder, ignore_errors=True)
+            remove_states(self.out)
 
     def save(self, state: dict[str, Any], student: Any) -> None:
         """Write the whole state of the training; an interruption leaves the last one whole."""
@@ -163,13 +178,11 @@ class Run:
             torch.save(state, temporary / _STATE)
             shutil.rmtree(self.out / name, ignore_errors=True)
             temporary.rename(self.out / name)
-            for folder in self.out.glob(f"*{_RESUME}*"):
-                if folder.name != name:
-                    shutil.rmtree(folder, ignore_errors=True)
+            remove_states(self.out, but=name)
         self.accelerator.wait_for_everyone()
 
     def _read_state(self) -> dict[str, Any] | None:
-        found = sorted(self.out.glob(f"{_RESUME}*"))
+        found = [folder for folder in state_folders(self.out) if not folder.name.startswith(".")]
         if not found:
             return None
         try:

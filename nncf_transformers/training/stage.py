@@ -49,8 +49,8 @@ class Objective(nn.Module):
     def before_step(self) -> None:
         """Get ready for an optimizer step; called in every process."""
 
-    def after_backward(self) -> None:
-        """A micro-batch's gradients are there."""
+    def after_backward(self, scale: float) -> None:
+        """A micro-batch's gradients are there, multiplied by what fp16 scales the loss by."""
 
     def own_state(self) -> dict[str, Any]:
         """What an interrupted training must keep beside the parameters: tensors, numbers, lists and dictionaries."""
@@ -174,6 +174,7 @@ class StageRun:
         """One optimizer step of this process."""
         stage, device = self.stage, self.accelerator.device
         self.objective.before_step()
+        scale = 1.0 if self.accelerator.scaler is None else self.accelerator.scaler.get_scale()
         losses = []
         for i, indices in enumerate(micro_batches):
             batch = {k: v.to(device, non_blocking=True) for k, v in stage.data[data].batch(indices).items()}
@@ -182,7 +183,7 @@ class StageRun:
             with self.accelerator.no_sync(self.model) if alone else contextlib.nullcontext():
                 loss, self.parts = self.model(batch)
                 self.accelerator.backward(loss / len(micro_batches))
-            self.objective.after_backward()
+            self.objective.after_backward(scale)
             losses.append(loss.detach().float())
         self.loss = torch.stack(losses).mean()
         self.accelerator.clip_grad_norm_(self.trained, MAX_NORM)
@@ -222,11 +223,12 @@ class StageRun:
             # Another data set's losses are no measure for this one's.
             guard.data, guard.reference, guard.losses = data, None, []
         guard.losses.append(self.loss)
-        if len(guard.losses) * micro_batches < GUARD_INTERVAL:
+        last = step + 1 == self.stage.total_steps
+        if len(guard.losses) * micro_batches < GUARD_INTERVAL and not last:
             return
         mean = float(self.accelerator.reduce(torch.stack(guard.losses).mean(), "mean"))
         guard.losses = []
-        if math.isfinite(mean) and (guard.reference is None or mean < GUARD_FACTOR * guard.reference):
+        if math.isfinite(mean) and (guard.reference is None or mean <= GUARD_FACTOR * guard.reference):
             guard.reference, guard.in_a_row, guard.good = mean, 0, self._snapshot()
             return
         guard.reverted += 1
@@ -306,7 +308,7 @@ class StageRun:
             raise self._diverged(self.step, loss)
         seconds = (time.monotonic() - self.started) / max(1, self.step - first)
         each = sum(stage.steps_of_data)
-        rates = " ".join(f"{math.log10(rate):.2f}" for rate in self.rates)
+        rates = " ".join(f"{math.log10(rate):.2f}" if rate else "-inf" for rate in self.rates)
         terms = " ".join(f"{name} {value:.4g}" for name, value in parts.items())
         self._run.log(
             f"{stage.name} ep {self.step / each:.2f} lrp {rates}"
@@ -360,5 +362,6 @@ def random_state(device: torch.device) -> dict[str, torch.Tensor]:
 def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
     """Take up what :func:`random_state` returned."""
     torch.set_rng_state(state["cpu"])
-    if device.type == "cuda":
+    # A state of a CPU may go on on a GPU.
+    if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +281,16 @@ def test_importance_follows_the_formula() -> None:
     importance.update()
     torch.testing.assert_close(importance.importance, expected)
     importance.close()
+    # What fp16 scales the loss by is no importance, and what overflows for it says nothing.
+    once, scaled = HeadImportance(model), HeadImportance(model)
+    for factor, scale in ((256.0, 256.0), (math.inf, 256.0)):
+        (factor * call_model(model, inputs)[0].sum()).backward()
+        scaled.update(scale)
+    scaled.close()
+    call_model(model, inputs)[0].sum().backward()
+    once.update()
+    once.close()
+    torch.testing.assert_close(scaled.importance, once.importance)
     resumed = HeadImportance(model)
     resumed.load_state_dict(importance.state_dict())
     torch.testing.assert_close(resumed.importance, expected)

@@ -216,6 +216,12 @@ def test_processes_share_the_work(
 MISTAKES = [
     ("train_qa", ["--loss_cfg=x", "--squad_dev_data=none.json"], "--squad_dev_data none.json: no such file"),
     ("train_qa", ["--total_train_batch_size=4"], "--total_train_batch_size 4: is less than"),
+    ("train_qa", ["--mixed_precision=fp16"], "--mixed_precision fp16: needs a GPU"),
+    (
+        "pack_and_distill",
+        [f"--pack_cfg={PACK}", "--total_train_batch_size_for_tune=4"],
+        "--total_train_batch_size_for_tune 4: is less than",
+    ),
     ("train_qa", ["--max_seq_length_c=4000"], "has 128 positions only"),
     ("train_qa", ["--max_seq_length_q=94"], "leave no token for the context"),
     ("train_qa", ["--doc_stride=90"], "--doc_stride 90"),

@@ -343,6 +343,18 @@ def test_guard_forgets_what_the_objective_learnt_from_a_bad_interval(tmp_path: P
     assert torch.isfinite(objective.memory).all()
 
 
+def test_guard_is_content_with_a_loss_of_zero(tmp_path: Path) -> None:
+    run, _ = guarded(tmp_path, lambda step: 0.0)
+    assert run.guard.reverted == 0 and run.step == 40
+
+
+def test_guard_looks_at_the_last_steps_too(tmp_path: Path) -> None:
+    # Intervals are of four steps; the last one has two.
+    run, before = guarded(tmp_path, lambda step: math.nan if step == 37 else 1.0, epochs=0.95)
+    assert run.stage.total_steps == 38 and run.guard.reverted == 1
+    assert equal(run.objective.tensors(), before[36][0])
+
+
 def test_guard_gives_up(tmp_path: Path) -> None:
     with pytest.raises(CompressionError, match=r"stage 00, step 47: .*diverges \(loss nan\)"):
         guarded(tmp_path, lambda step: math.nan if step > 3 else 1.0, epochs=2)
@@ -510,13 +522,19 @@ def test_missing_and_foreign_states_are_refused(interrupted: Path) -> None:
 
 def test_overwrite_and_finish_remove_states(interrupted: Path, uninterrupted: list[torch.Tensor]) -> None:
     shutil.copytree(next(interrupted.glob("resume-*")), interrupted / ".resume-01-0000001.77")
+    (interrupted / "my-resume").mkdir()
     run = a_run(interrupted, overwrite=True)
     assert run.resumed_model is None and run.resumed_stage == 0
-    assert not list(interrupted.glob("*resume*"))
+    # Only a training that begins replaces what is there: a mistake may come before it.
+    assert len(list(interrupted.glob("*resume-0*"))) == 2
+    objective = Fit()
+    run.train(a_stage(objective, [encoded(16)]), objective)
+    assert [path.name for path in interrupted.glob("*resume-0*")] == ["resume-00-0000004"]
+    shutil.rmtree(interrupted / "resume-00-0000004")
     with pytest.raises(Killed):
         train(interrupted, (0, 2))
     a_run(interrupted).finish()
-    assert not list(interrupted.glob("*resume*"))
+    assert [path.name for path in interrupted.glob("*resume*")] == ["my-resume"]
 
 
 # several processes

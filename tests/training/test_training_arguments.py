@@ -106,9 +106,9 @@ def test_a_folder_is_finished_by_the_very_command(args: argparse.Namespace, capl
     with pytest.raises(UsageError, match="training with other parameters.*--overwrite_output_dir"):
         arguments.is_finished(changed(args, seed=43))
     assert not arguments.is_finished(changed(args, seed=43, overwrite_output_dir=True))
-    # A new training is not finished before it is.
+    # What is there stays until there is something to put in its place.
     arguments.prepare_folder(args)
-    assert not arguments.is_finished(args)
+    assert arguments.is_finished(args)
 
 
 def test_a_folder_with_something_else_is_left_alone(args: argparse.Namespace) -> None:
@@ -126,6 +126,17 @@ def test_a_folder_with_something_else_is_left_alone(args: argparse.Namespace) ->
     # A training that was killed while it wrote its result.
     (out / "resume-01-0000010").mkdir()
     assert not arguments.is_finished(args)
+
+
+def test_only_states_of_a_training_are_removed(tmp_path: Path) -> None:
+    ours = ["resume-00-0000500", "resume-12-0000001", ".resume-01-0000002.4711"]
+    theirs = ["my-resume-2024", "resume-", "resume-final", "resume-1-0000001", "resumes-01-0000001"]
+    for name in [*ours, *theirs]:
+        (tmp_path / name).mkdir()
+    (tmp_path / "resume-01-0000003").write_text("a file")
+    assert {folder.name for folder in arguments.state_folders(tmp_path)} == {*ours}
+    arguments.remove_states(tmp_path, but=ours[0])
+    assert {path.name for path in tmp_path.iterdir()} == {ours[0], *theirs, "resume-01-0000003"}
 
 
 def test_configurations_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
