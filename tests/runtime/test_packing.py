@@ -282,11 +282,12 @@ def test_importance_follows_the_formula() -> None:
     torch.testing.assert_close(importance.importance, expected)
     importance.close()
     # What fp16 scales the loss by is no importance, and what overflows for it says nothing.
-    once, scaled = HeadImportance(model), HeadImportance(model)
+    scaled = HeadImportance(model)
     for factor, scale in ((256.0, 256.0), (math.inf, 256.0)):
         (factor * call_model(model, inputs)[0].sum()).backward()
         scaled.update(scale)
     scaled.close()
+    once = HeadImportance(model)
     call_model(model, inputs)[0].sum().backward()
     once.update()
     once.close()
