@@ -35,11 +35,12 @@ _IMMATERIAL = (
 _STATE_FOLDER = re.compile(r"\.?resume-\d{2,}-\d{7}(\.\d+)?")
 
 
-def parser(description: str, **defaults: Any) -> argparse.ArgumentParser:
+def parser(description: str, *, answers: bool = True, **defaults: Any) -> argparse.ArgumentParser:
     """A parser with the common flags.
 
     Args:
         description: the script's docstring.
+        answers: whether windows with answers are among the data.
         **defaults: the defaults of common flags that differ from script to script.
     """
     made = argparse.ArgumentParser(
@@ -48,7 +49,6 @@ def parser(description: str, **defaults: Any) -> argparse.ArgumentParser:
     add = made.add_argument
     add("--squad_train_data", required=True, help="training file in SQuAD's format")
     add("--squad_dev_data", required=True, help="file to evaluate on, in SQuAD's format")
-    add("--squad_eval_script", help="official evaluation script, evaluate-v1.1.py; without it the same metric of ours")
     add("--model_student", help="model to train: a folder or a hub name")
     add("--model_teacher", help="model to learn from")
     add("--output_dir", required=True, help="where the result goes; an interrupted training goes on from there")
@@ -60,12 +60,17 @@ def parser(description: str, **defaults: Any) -> argparse.ArgumentParser:
     add("--no_cuda", action="store_true", help="compute on the CPU")
     add("--max_seq_length_q", type=int, help="tokens of a question; longer ones are cut")
     add("--max_seq_length_c", type=int, help="tokens of a window (QA: question and context), or of a context")
-    add("--doc_stride", type=int, default=128, help="tokens by which two windows of a long context overlap")
     add("--seed", type=int, default=42)
     add("--mixed_precision", choices=("no", "bf16", "fp16"), default="no", help="data type of most computations")
     add("--save_steps", type=int, default=500, help="optimizer steps between two states to go on from")
     add("--logging_steps", type=int, help="optimizer steps between two lines of the log")
     add("--overwrite_output_dir", action="store_true", help="start anew, whatever is in --output_dir")
+    if answers:
+        add(
+            "--squad_eval_script",
+            help="official evaluation script, evaluate-v1.1.py; without it the same metric of ours",
+        )
+        add("--doc_stride", type=int, default=128, help="tokens by which two windows of a long context overlap")
     made.set_defaults(**defaults)
     for action in made._actions:
         if action.help is None:
@@ -82,7 +87,7 @@ def check(args: argparse.Namespace) -> None:
         UsageError: which flag.
     """
     for flag in ("squad_train_data", "squad_dev_data", "squad_eval_script"):
-        value = getattr(args, flag)
+        value = getattr(args, flag, None)
         if value is not None and not Path(value).is_file():
             raise UsageError(f"--{flag} {value}: no such file")
     if args.model_student and Path(args.model_student).resolve() == Path(args.output_dir).resolve():

@@ -122,6 +122,7 @@ def _negatives(args: argparse.Namespace, run: Run, contexts: int) -> HardNegativ
 def _parse(description: str, argv: Sequence[str] | None) -> argparse.Namespace:
     parser = arguments.parser(
         description,
+        answers=False,
         model_student=_LARGE,
         total_train_batch_size=32,
         per_gpu_train_batch_size=4,
