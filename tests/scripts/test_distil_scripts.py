@@ -245,13 +245,14 @@ def test_a_mistake_is_named_before_anything_is_trained(
     from nncf_transformers.excepthook import as_user_error
 
     student = data / "model" if script == "train_qcemb" else answers
-    short = ["--max_seq_length_q=16", "--doc_stride=16", "--supervision_weight=0"][
-        : None if script != "pack_and_distill" else 2
-    ]
+    short = {"train_qa": ["--doc_stride=16", "--supervision_weight=0"], "pack_and_distill": ["--doc_stride=16"]}
     more = [word.replace("MODEL", str(data / "model")) for word in words]
     teacher = ["--model_teacher", answers] if script == "pack_and_distill" else []
     with pytest.raises(Exception) as caught:
-        MAINS[script]("", command(data, student, tmp_path / "out", *short, *teacher, *more))
+        MAINS[script](
+            "",
+            command(data, student, tmp_path / "out", "--max_seq_length_q=16", *short.get(script, []), *teacher, *more),
+        )
     error = as_user_error(caught.value, caught.tb)
     assert error is not None and message in str(error), repr(caught.value)
     assert not [*tmp_path.glob("out/resume-*")] and not (tmp_path / "out" / "config.json").exists()
