@@ -1,6 +1,7 @@
 """Exported models whose results are known: made by hand, in OpenVINO, in a moment."""
 
 import json
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,11 @@ from demo.model import build_vocabulary, write_tokenizer
 from nncf_transformers.export.openvino import XML
 
 SIZE = 16
+
+
+def heed_ctrl_c() -> None:
+    """In a child process: be ended by Ctrl-C, though what a shell started in the background ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def write_pointing_model(

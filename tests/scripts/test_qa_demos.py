@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, Result
-from exported import write_pointing_model, write_word_counting_model
+from exported import heed_ctrl_c, write_pointing_model, write_word_counting_model
 
 from nncf_transformers.errors import UsageError
 from scripts import qa_demo, qa_search_demo
@@ -177,7 +177,8 @@ def test_terminal(models: dict[str, Path], docs: Path) -> None:
     ours, theirs = pty.openpty()
     command = [sys.executable, ROOT / "scripts/qa_demo.py", "--model", models["qa"], "--input", docs]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TERM": "dumb"}
-    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+    streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+    process = subprocess.Popen(command, **streams, env=environment, preexec_fn=heed_ctrl_c)
     os.close(theirs)
     try:
         seen = _read_until(ours, r"\n> $")

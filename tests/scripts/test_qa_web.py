@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from conftest import ROOT
-from exported import write_pointing_model, write_word_counting_model
+from exported import heed_ctrl_c, write_pointing_model, write_word_counting_model
 
 from nncf_transformers.errors import UsageError
 from nncf_transformers.reading import Answer
@@ -68,7 +68,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     words = ["--model", model, "--embedding", embedding, "--input", folder / "docs", "--index", folder / "index"]
     command = [sys.executable, ROOT / "scripts/qa_web.py", *words, "--port", "0"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=heed_ctrl_c)
     assert process.stderr is not None
     try:
         said = ""
