@@ -109,13 +109,16 @@ class Reader:
         self._max_seq_length, self._doc_stride, self._batch_size = max_seq_length, doc_stride, batch_size
         self._max_question_tokens, self._max_answer_tokens = max_question_tokens, max_answer_tokens
 
-    def answer(self, question: str, passages: Sequence[Passage], best_n: int = 1) -> list[Answer]:
+    def answer(
+        self, question: str, passages: Sequence[Passage], best_n: int = 1, weights: Sequence[float] | None = None
+    ) -> list[Answer]:
         """Find the answers with the best scores that do not overlap.
 
         Args:
             question: any text; one without a letter or a digit asks for nothing and has no answers.
             passages: where to look, of any length.
             best_n: number of answers at most.
+            weights: how likely it is, for each passage, that the answer is in it; scores are multiplied by that.
 
         Returns:
             The best first; fewer than ``best_n``, or none, where the passages hold no more.
@@ -143,6 +146,7 @@ class Reader:
                 offsets = windows["offset_mapping"][row]
                 for first, last, score in zip(*columns, strict=True):
                     if score > 0:
+                        score *= 1.0 if weights is None else weights[owners[row]]
                         passage, (start, _), (_, end) = passages[owners[row]], offsets[first], offsets[last]
                         found.append(Answer(passage.text[start:end], float(score), passage, start, end))
         return _distinct(found, best_n)

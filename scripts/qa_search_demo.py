@@ -17,9 +17,10 @@ each of the three steps took:
        … oxygen was discovered by **Joseph Priestley** in 1774 …
        9 ms: embed 2 ms, search 0.1 ms, read 7 ms
 
-The score is a probability between 0 and 1: that the answer starts where it starts, times that it ends where it ends,
-among all positions in its passage. A low one says: the passages probably do not tell. A distance says how far a passage
-is from the question, and means something beside other distances of the same model only.
+The score is a probability between 0 and 1: that the passage is the right one of those found, by their distances, times
+that the answer starts where it starts, times that it ends where it ends, among all positions in its passage. A low one
+says: the passages probably do not tell. A distance says how far a passage is from the question, and means something
+beside other distances of the same model only.
 """
 
 import argparse

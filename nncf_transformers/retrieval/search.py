@@ -131,7 +131,11 @@ class Searcher:
         clock.append(time.perf_counter())
         answers: list[Answer] = []
         if self._reader is not None:
-            answers = self._reader.answer(question, [hit.passage for hit in hits], best_n)
+            # The triplet loss is that of a logistic regression on differences of distances, so this is how likely each
+            # passage is to be the right one, among these.
+            weights = np.exp(distances[0].min() - distances[0])
+            passages = [hit.passage for hit in hits]
+            answers = self._reader.answer(question, passages, best_n, (weights / weights.sum()).tolist())
             clock.append(time.perf_counter())
         spent = (1e3 * np.diff(clock)).tolist()
         return Found(answers, hits, dict(zip(("embed", "search", "read"), spent, strict=False)))

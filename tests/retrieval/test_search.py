@@ -137,6 +137,20 @@ def test_a_question_is_answered_from_the_nearest_passage(docs: Path, embedder: E
     assert set(found.milliseconds) == {"embed", "search", "read"} and min(found.milliseconds.values()) > 0
 
 
+def test_the_distance_of_a_passage_counts(docs: Path, embedder: Embedder, tmp_path: Path) -> None:
+    # Read alone, the passage that is farther away has the better answer.
+    points = {"Rotterdam": (3.3, 3.3), "Robert": (3.0, 3.0)}
+    reader = load_reader(write_pointing_model(tmp_path / "qa", [*TEXTS.values(), QUESTION], points))
+    found = Searcher(opened(docs, embedder).index, embedder, reader).ask(QUESTION, top=3, best_n=2)
+    alone = {a.text: a.score for a in reader.answer(QUESTION, [hit.passage for hit in found.hits], best_n=2)}
+    weights = np.exp([-hit.distance for hit in found.hits])
+    weights = dict(zip((hit.passage for hit in found.hits), weights / weights.sum(), strict=True))
+    assert alone["Rotterdam"] > alone["Robert"]
+    assert [answer.text for answer in found.answers] == ["Robert", "Rotterdam"]
+    for answer in found.answers:
+        assert answer.score == pytest.approx(alone[answer.text] * weights[answer.passage])
+
+
 def test_without_a_reader_passages_are_found(docs: Path, embedder: Embedder) -> None:
     searcher = Searcher(opened(docs, embedder).index, embedder)
     found = searcher.ask("Oxygen", top=99)

@@ -134,7 +134,7 @@ def test_search(demo: Demo, models: dict[str, Path], docs: Path, tmp_path: Path)
     words += ("--questions", QUESTION)
     out, err = demo(qa_search_demo, *words, "--model", models["qa"])
     lines = out.splitlines()
-    assert lines[1] == "A: Robert Stevenson (score 1.00)"
+    assert lines[1] == "A: Robert Stevenson (score 0.60)"
     assert lines[2].startswith(f"   {docs}/light.txt, characters 0-16, distance ")
     assert all(f"{name} " in lines[4] for name in ("embed", "search", "read"))
     assert f"index: 2 passages of 2 files, made anew ({tmp_path}/index)" in err
