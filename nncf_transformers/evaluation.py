@@ -65,6 +65,15 @@ def squad_predictions(
     return {example["id"]: best.get(i, (0.0, ""))[1] for i, example in enumerate(examples)}
 
 
+def cut_questions(tokenizer: Any, questions: Sequence[str], max_tokens: int) -> list[str]:
+    """Cut questions after ``max_tokens`` tokens, as text."""
+    encoded = tokenizer(list(questions), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return [
+        question if len(offsets) <= max_tokens else question[: offsets[max_tokens - 1][1]]
+        for question, offsets in zip(questions, encoded["offset_mapping"], strict=True)
+    ]
+
+
 def class_predictions(
     runtime: Runtime, tokenizer: Any, texts: Sequence[Sequence[str]], *, max_seq_length: int = 128, batch_size: int = 32
 ) -> list[int]:

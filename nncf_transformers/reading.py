@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from nncf_transformers.errors import IntegrityError, UsageError
-from nncf_transformers.evaluation import in_batches
+from nncf_transformers.evaluation import cut_questions, in_batches
 from nncf_transformers.export.openvino import XML
 from nncf_transformers.retrieval.index import Passage
 from nncf_transformers.runtimes import Runtime, openvino_runtime
@@ -152,12 +152,12 @@ class Reader:
         return _distinct(found, best_n)
 
     def _cut(self, question: str) -> str:
-        encoded = self._tokenizer(question, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        count, most = len(encoded["input_ids"]), self._max_question_tokens
-        if count <= most:
-            return question
-        logger.warning("the question has %d tokens; only the first %d are used (max_question_tokens)", count, most)
-        return question[: encoded["offset_mapping"][most - 1][1]]
+        most = self._max_question_tokens
+        (cut,) = cut_questions(self._tokenizer, [question], most)
+        if cut != question:
+            count = len(self._tokenizer.tokenize(question))
+            logger.warning("the question has %d tokens; only the first %d are used (max_question_tokens)", count, most)
+        return cut
 
 
 def best_spans(

@@ -14,6 +14,7 @@ import torch
 from nncf_transformers.data import SquadExample, read_squad
 from nncf_transformers.data.squad import check_answered
 from nncf_transformers.errors import UsageError
+from nncf_transformers.evaluation import cut_questions
 
 logger = logging.getLogger(__name__)
 
@@ -191,15 +192,6 @@ def check_lengths(max_question: int, max_length: int, stride: int) -> None:
             f"--doc_stride {stride}: windows of {room} context tokens cannot overlap by that much; lower it, or raise "
             "--max_seq_length_c"
         )
-
-
-def cut_questions(tokenizer: Any, questions: list[str], max_tokens: int) -> list[str]:
-    """Cut questions after ``max_tokens`` tokens, as text."""
-    encoded = tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True)
-    return [
-        question if len(offsets) <= max_tokens else question[: offsets[max_tokens - 1][1]]
-        for question, offsets in zip(questions, encoded["offset_mapping"], strict=True)
-    ]
 
 
 def _span(example: SquadExample, offsets: list[tuple[int, int]], parts: list[int | None]) -> tuple[int, int]:

@@ -11,10 +11,10 @@ from torch import nn
 from nncf_transformers.data import SquadExample, evaluate
 from nncf_transformers.embedding import embed
 from nncf_transformers.errors import UsageError
-from nncf_transformers.evaluation import squad_predictions
+from nncf_transformers.evaluation import cut_questions, squad_predictions
 from nncf_transformers.retrieval.metrics import top_k
 from nncf_transformers.runtimes import Runtime, torch_runtime
-from nncf_transformers.training.data import Retrieval, cut_questions
+from nncf_transformers.training.data import Retrieval
 
 
 class Answers:

@@ -72,7 +72,6 @@ class Run:
         self.save_steps = save_steps
         self._stage_number = 0
         self._writer: Any = None
-        self._begun = False
         self.state = None if overwrite else self._read_state()
         self.resumed_model: Path | None = self.state["folder"] if self.state else None
         self.resumed_stage: int = self.state["stage"] if self.state else 0
@@ -134,12 +133,11 @@ class Run:
             objective: around the student, which was loaded from :attr:`resumed_model` if there is one.
         """
         number, self._stage_number = self._stage_number, self._stage_number + 1
-        if not self._begun and self.main:
+        if number == 0 and self.main:
             # Not earlier: a mistake in the command line must not cost what an earlier one has made.
             (self.out / ARGUMENTS_FILE).unlink(missing_ok=True)
             if self.state is None:
                 remove_states(self.out)
-        self._begun = True
         if number >= self.resumed_stage:  # see stage_to_come
             state, self.state = self.state, None
             StageRun(self, stage, objective, number).run(state)
