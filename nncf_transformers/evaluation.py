@@ -2,14 +2,19 @@
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from nncf_transformers.errors import UsageError
 from nncf_transformers.runtimes import Inputs, Outputs, Runtime
 
 Example = Mapping[str, Any]
+
+# The label of a token that does not count, as in Transformers.
+IGNORED = -100
+_TOKENS_AT_ONCE = 512
 
 
 def squad_predictions(
@@ -95,6 +100,55 @@ def class_predictions(
         for row, index in zip(rows, logits.argmax(-1), strict=True):
             classes[row] = int(index)
     return classes
+
+
+def perplexity(runtime: Runtime, batches: Iterable[Mapping[str, np.ndarray]], *, causal: bool) -> float:
+    """Measure how well a language model foretells tokens: exp(sum of their losses / number of them).
+
+    The loss of a token is -ln of the probability that the model gives to it, summed in float64. Every token weighs the
+    same. Upstream's run_clm divides by the first token of each block, too, which nothing foretells: its loss is smaller
+    by that share.
+
+    Args:
+        runtime: a language model, its first output the logits, (batch, sequence, vocabulary).
+        batches: the model's inputs, and ``labels`` of shape (batch, sequence) with -100 for what does not count:
+            padding, and all but the masked tokens of a masked model. A mask that is missing is all ones.
+        causal: whether logits speak of the next position's label (GPT-2), and not of their own (masked models, and
+            decoders, which read the labels shifted already).
+
+    Returns:
+        The perplexity, from 1 up; infinite where the mean loss is too large for a float.
+
+    Raises:
+        UsageError: no label counts.
+    """
+    total, count = 0.0, 0
+    for batch in batches:
+        labels = np.asarray(batch["labels"])
+        inputs = {name: array for name, array in batch.items() if name != "labels"}
+        if "attention_mask" not in inputs:
+            inputs["attention_mask"] = np.ones_like(np.asarray(inputs["input_ids"]))
+        logits = runtime(inputs)[0]
+        if causal:
+            logits, labels = logits[:, :-1], labels[:, 1:]
+        rows, tokens = np.nonzero(labels != IGNORED)
+        # A few at a time: a vocabulary in float64 is large.
+        for first in range(0, len(rows), _TOKENS_AT_ONCE):
+            part = slice(first, first + _TOKENS_AT_ONCE)
+            chosen = logits[rows[part], tokens[part]].astype(np.float64)
+            total += _cross_entropy(chosen, labels[rows[part], tokens[part]])
+        count += len(rows)
+    if not count:
+        raise UsageError("perplexity: there is no token to foretell in the data; give longer texts")
+    with np.errstate(over="ignore"):
+        return float(np.exp(total / count))
+
+
+def _cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Sum of -ln softmax(logits)[label]; (tokens, vocabulary) and (tokens,)."""
+    largest = logits.max(-1, keepdims=True)
+    norms = np.log(np.exp(logits - largest).sum(-1)) + largest[:, 0]
+    return float((norms - logits[np.arange(len(labels)), labels]).sum())
 
 
 def latency_ms(

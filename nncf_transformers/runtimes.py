@@ -1,7 +1,8 @@
 """Run one model in torch, ONNX Runtime or OpenVINO through the same call.
 
-Every runtime takes a dictionary of int64 arrays of shape (batch, sequence) and returns the model's logits as a tuple
-of float32 arrays, in the order of :func:`nncf_transformers.export.onnx.output_names`.
+Every runtime takes a dictionary of arrays by name, int64 of shape (batch, sequence) or float32 hidden states, and
+returns the model's logits as a tuple of float32 arrays, in the order of :func:`nncf_transformers.parts.output_names`.
+A sequence-to-sequence model is exported as two models, :func:`seq2seq_runtime` makes one of them.
 """
 
 import os
@@ -14,17 +15,19 @@ import torch
 from torch import nn
 
 from nncf_transformers.errors import IntegrityError
+from nncf_transformers.parts import ENCODER_MASK, ENCODER_STATES, Part
 
 Inputs = Mapping[str, np.ndarray]
 Outputs = tuple[np.ndarray, ...]
 Runtime = Callable[[Inputs], Outputs]
 
 
-def torch_runtime(model: nn.Module) -> Runtime:
-    """Run ``model`` itself, on its device, in evaluation mode."""
+def torch_runtime(model: nn.Module, part: Part | None = None) -> Runtime:
+    """Run ``model`` itself, or a part of it, on its device, in evaluation mode."""
     from nncf_transformers.inputs import call_model, input_names
+    from nncf_transformers.parts import output_names
 
-    names = input_names(model)
+    names = input_names(model) if part is None else part.inputs
 
     def run(inputs: Inputs) -> Outputs:
         device = next(model.parameters()).device
@@ -32,9 +35,36 @@ def torch_runtime(model: nn.Module) -> Runtime:
         training = model.training
         model.eval()
         with torch.no_grad():
-            outputs = call_model(model, tensors)
+            if part is None:
+                outputs = call_model(model, tensors)[: len(output_names(model))]
+            else:
+                outputs = part.run(model, tensors)
         model.train(training)
         return tuple(output.float().cpu().numpy() for output in outputs)
+
+    return run
+
+
+def seq2seq_runtime(encoder: Runtime, decoder: Runtime) -> Runtime:
+    """Make one runtime of the two parts of a sequence-to-sequence model.
+
+    Args:
+        encoder: takes ``input_ids`` and ``attention_mask``.
+        decoder: takes the decoder's tokens as ``input_ids``, the encoder's hidden states, and their mask.
+
+    Returns:
+        A runtime that takes ``input_ids``, ``attention_mask`` and ``decoder_input_ids``.
+    """
+
+    def run(inputs: Inputs) -> Outputs:
+        (states,) = encoder({name: inputs[name] for name in ("input_ids", "attention_mask")})
+        return decoder(
+            {
+                "input_ids": inputs["decoder_input_ids"],
+                ENCODER_STATES: states,
+                ENCODER_MASK: inputs["attention_mask"],
+            }
+        )
 
     return run
 
@@ -78,10 +108,13 @@ def openvino_runtime(path: str | os.PathLike[str], threads: int = 0, exact: bool
 
 
 def _input(inputs: Inputs, name: str) -> np.ndarray:
-    """One input as int64; token types, which some tokenizers leave out, are zeros as in the models themselves."""
+    """One input: hidden states as float32, all else as int64.
+
+    Token types, which some tokenizers leave out, are zeros as in the models themselves.
+    """
     if name == "token_type_ids" and name not in inputs:
         return np.zeros_like(np.asarray(inputs["input_ids"], np.int64))
-    return np.asarray(inputs[name], np.int64)
+    return np.asarray(inputs[name], np.float32 if name == ENCODER_STATES else np.int64)
 
 
 def _load(path: str | os.PathLike[str], load: Callable[[], Any]) -> Any:

@@ -28,7 +28,8 @@ def describe(model: nn.Module) -> dict[str, Any]:
     masked = _masked(model)
     named = {n: p for n, p in model.named_parameters() if not n.startswith(HOOK_PREFIX)}
     zeros = {n: p.numel() - int(torch.count_nonzero(masked.get(n, p.detach()))) for n, p in named.items()}
-    blocks = [f"{layer}.weight" for layer in blocks_of(model)]
+    # A weight that is computed from others in every forward is no parameter.
+    blocks = [f"{layer}.weight" for layer in blocks_of(model) if f"{layer}.weight" in named]
     return {
         "parameters": sum(p.numel() for p in named.values()),
         "zeros": sum(zeros.values()),

@@ -4,7 +4,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+)
 
 VOCABULARY = 200
 # What a family calls the sizes of its network, where it differs from BERT.
@@ -27,8 +34,15 @@ OWN_SIZES: dict[str, dict[str, Any]] = {
         "norm_rel_ebd": "layer_norm",
         "share_att_key": True,
     },
+    "t5": {"d_kv": 8, "d_ff": 64, "num_decoder_layers": 2, "decoder_start_token_id": 0},
 }
-HEADS = {"qa": AutoModelForQuestionAnswering, "classes": AutoModelForSequenceClassification}
+HEADS = {
+    "qa": AutoModelForQuestionAnswering,
+    "classes": AutoModelForSequenceClassification,
+    "masked": AutoModelForMaskedLM,
+    "causal": AutoModelForCausalLM,
+    "seq2seq": AutoModelForSeq2SeqLM,
+}
 
 
 def tiny_model(family: str = "bert", head: str = "qa", seed: int = 0, **sizes: Any) -> nn.Module:
@@ -58,7 +72,12 @@ def tiny_batches(model: nn.Module, count: int = 4, rows: int = 4, length: int = 
         if type(model).__name__.endswith("ForQuestionAnswering"):
             batch["start_positions"] = torch.arange(rows) % length
             batch["end_positions"] = (torch.arange(rows) + 2) % length
-        else:
+        elif type(model).__name__.endswith("ForSequenceClassification"):
             batch["labels"] = torch.arange(rows) % model.config.num_labels
+        else:
+            # What a text goes on with, or what it is itself; -100 is no token.
+            tokens = batch.pop("decoder_input_ids", batch["input_ids"])
+            padding = batch["attention_mask"][:, : tokens.shape[1]] == 0
+            batch["labels"] = tokens.masked_fill(padding, -100)
         batches.append(batch)
     return batches

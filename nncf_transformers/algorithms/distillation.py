@@ -239,10 +239,11 @@ class Distillation(Algorithm):
             term = torch.stack([kl_loss(s, t, config.temperature, mask) for s, t in pairs]).mean()
             combined = (1 - config.weight) * loss + config.weight * term
         else:
-            parts = (
-                mse_loss(s, t) if config.loss == "mse" else softmax_loss(s, t, config.temperature) for s, t in pairs
-            )
-            term = torch.stack([*parts]).sum()
+            if config.loss == "mse":
+                parts = [mse_loss(s, t, mask) for s, t in pairs]
+            else:
+                parts = [softmax_loss(s, t, config.temperature) for s, t in pairs]
+            term = torch.stack(parts).sum()
             combined = loss + config.scale * term
         self.last = {"task_loss": loss.detach(), "distillation_loss": term.detach()}
         if config.hidden_weight:

@@ -147,7 +147,24 @@ def quantized_nodes(operations: Sequence[Operation]) -> set[str]:
     These are weighted functions and products of two activations, but not the product of attention
     probabilities and values: NNCF keeps that one in floating point, as it does inside the fused attention.
     """
-    nodes = set()
+    weighing = {operation.node_name for operation in _weighing_products(operations)}
+    candidates = (op.node_name for op in operations if op.function in WEIGHTED_FUNCTIONS | PRODUCT_FUNCTIONS)
+    return {name for name in candidates if name not in weighing}
+
+
+def cast_probabilities(operations: Sequence[Operation]) -> list[str]:
+    """Name the products of attention probabilities and values that NNCF 3 does not recognize as such.
+
+    T5 casts the probabilities between softmax and product, and NNCF then quantizes them. Eight bits for one number a
+    token round the small ones of a long text to nothing, so they are to be left out by name, as in other families.
+    """
+    casts = {op.module_path for op in operations if op.function == "type_as"}
+    return [op.node_name for op in _weighing_products(operations) if op.module_path in casts]
+
+
+def _weighing_products(operations: Sequence[Operation]) -> list[Operation]:
+    """The products of attention probabilities and values: in each module the first one behind a softmax."""
+    found = []
     behind_softmax: set[str] = set()
     for operation in operations:
         path = operation.module_path
@@ -155,9 +172,8 @@ def quantized_nodes(operations: Sequence[Operation]) -> set[str]:
             behind_softmax.add(path)
         elif operation.function in PRODUCT_FUNCTIONS and path in behind_softmax:
             behind_softmax.discard(path)
-        elif operation.function in WEIGHTED_FUNCTIONS | PRODUCT_FUNCTIONS:
-            nodes.add(operation.node_name)
-    return nodes
+            found.append(operation)
+    return found
 
 
 class _LegacyCounter:

@@ -138,8 +138,17 @@ def resolve_layers(
         Their dotted names in the order of execution, each once; and a warning for each scope that means no such layer.
 
     Raises:
-        ConfigError: see :func:`resolve_scopes`; also if no layer is left.
+        ConfigError: see :func:`resolve_scopes`; also if no layer is left, or for a family that writes text.
     """
+    from nncf_transformers.families import GENERATING, family_of
+
+    family = family_of(model)
+    if family in GENERATING:
+        # GPT-2 has hardly a linear layer in the sense of torch, and nothing has been proven of T5's.
+        raise ConfigError(
+            f"{config.place or config.algorithm}: sparsity has not been proven for the family {family!r}; only "
+            "quantization and, of causal models, distillation have: drop this method"
+        )
     targets = _targets(model, example_input, config.legacy_scopes)
     linear = list(dict.fromkeys(target.module_path for target in targets if _is_linear(target)))
     warnings: list[str] = []

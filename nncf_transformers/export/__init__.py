@@ -7,23 +7,26 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from nncf_transformers.algorithms.base import hooks
 from nncf_transformers.algorithms.quantization import is_weight_quantizer, quantizers
 from nncf_transformers.errors import CompressionError, UsageError
-from nncf_transformers.export.onnx import output_names, write_onnx
-from nncf_transformers.export.openvino import BIN, XML, write_ir
+from nncf_transformers.export.onnx import write_onnx
+from nncf_transformers.export.openvino import is_export, write_ir, write_rest, xml_name
 from nncf_transformers.export.parity import Parity, check_quantizer_count, compare
-from nncf_transformers.inputs import call_model, synthetic_inputs
-from nncf_transformers.runtimes import Inputs, onnx_runtime, openvino_runtime, torch_runtime
+from nncf_transformers.inputs import synthetic_inputs
+from nncf_transformers.parts import Part, output_names, parts_of
+from nncf_transformers.runtimes import Inputs, Runtime, onnx_runtime, openvino_runtime, torch_runtime
 
-__all__ = ["check_targets", "export_model", "output_names"]
+__all__ = ["check_export", "check_targets", "export_model", "output_names"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +54,7 @@ def check_targets(to_onnx: str | None, to_openvino: str | None) -> None:
     if folder is not None and folder.exists():
         if not folder.is_dir():
             raise UsageError(f"--to-openvino {folder}: is a file; name a folder")
-        if any(folder.iterdir()) and not (folder / XML).is_file():
+        if any(folder.iterdir()) and not is_export(folder):
             raise UsageError(f"--to-openvino {folder}: holds something else than an export; name another folder")
 
 
@@ -65,6 +68,10 @@ def export_model(
 ) -> list[Parity]:
     """Write ``model`` as ONNX and/or OpenVINO IR, compare both with torch, and only then put them in place.
 
+    A sequence-to-sequence model becomes two files, its encoder and its decoder without a cache: ``m.onnx`` stands for
+    ``m-encoder.onnx`` and ``m-decoder.onnx``, and an IR folder holds ``openvino_encoder_model.xml`` and
+    ``openvino_decoder_model.xml``.
+
     Beside each export a JSON file records the comparison: ``<name>.parity.json`` for an ONNX file,
     ``parity.json`` in an IR folder.
 
@@ -76,7 +83,7 @@ def export_model(
         samples: batches of inputs to compare on, arrays of shape (batch, sequence); made up when omitted.
 
     Returns:
-        One comparison a runtime, ONNX Runtime first.
+        One comparison a runtime and part, ONNX Runtime first.
 
     Raises:
         IntegrityError: the export lost a quantizer or computes something else; nothing is left behind.
@@ -106,58 +113,128 @@ def _export(
     folders: Sequence[Path],
 ) -> list[Parity]:
     """Write into ``folders``, one a target, check, and move what was asked for to its place."""
-    file = folders[0] / "model.onnx"
-    write_onnx(model, file)
-    names = _live_quantizers(model)
-    weights = sum(map(is_weight_quantizer, names))
-    counts = check_quantizer_count(file, weights, len(names) - weights)
-    reference, decides = torch_runtime(model), output_names(model) != ("embedding",)
+    files = {}
+    counts = {}
+    for part in parts_of(model):
+        file = files[part] = folders[0] / f"{part.name or 'model'}.onnx"
+        write_onnx(model, file, part)
+        counts[part.name] = check_quantizer_count(file, *_live_quantizers(model, part))
     results = []
     if to_onnx is not None:
-        if len(list(folders[0].iterdir())) > 1:
+        if len(list(folders[0].iterdir())) > len(files):
             raise UsageError(f"--to-onnx {to_onnx}: the model does not fit the 2 GB of an ONNX file; use --to-openvino")
-        results.append(compare("ONNX Runtime", reference, onnx_runtime(file), samples, decides=decides))
+        for part, file in files.items():
+            results.append(_compare("ONNX Runtime", model, part, onnx_runtime(file), samples))
     ir = folders[-1] / "ir"
     if to_openvino is not None:
         ir.mkdir()
-        write_ir(file, ir, model, tokenizer)
-        runtime = openvino_runtime(ir / XML, exact=True)
-        results.append(compare("OpenVINO", reference, runtime, samples, decides=decides))
+        write_rest(ir, model, tokenizer)
+        for part, file in files.items():
+            write_ir(file, ir / xml_name(part.name))
+            runtime = openvino_runtime(ir / xml_name(part.name), exact=True)
+            results.append(_compare("OpenVINO", model, part, runtime, samples))
     for result in results:
         logger.info(str(result))
         result.check()
-    report = json.dumps({"nodes": counts, "runtimes": [r.to_dict() for r in results]}, indent=1) + "\n"
+    report = {"nodes": counts.get("", counts), "runtimes": [r.to_dict() for r in results]}
     if to_onnx is not None:
-        file.replace(to_onnx)
-        Path(to_onnx).with_suffix(f".{PARITY_FILE}").write_text(report, encoding="utf-8")
-        logger.info("wrote %s (%.1f MB)", to_onnx, Path(to_onnx).stat().st_size / 1e6)
+        _place_onnx({part.name: file for part, file in files.items()}, to_onnx, report)
     if to_openvino is not None:
-        (ir / PARITY_FILE).write_text(report, encoding="utf-8")
+        (ir / PARITY_FILE).write_text(_json(report), encoding="utf-8")
         destination = Path(to_openvino)
         if destination.exists():
             # Out of the way whole: an IR is two files that must not be mixed with those of an earlier one.
             destination.rename(folders[-1] / "old")
         ir.rename(destination)
-        logger.info("wrote %s (%.1f MB)", destination / XML, (destination / BIN).stat().st_size / 1e6)
+        for part in files:
+            xml = destination / xml_name(part.name)
+            logger.info("wrote %s (%.1f MB)", xml, xml.with_suffix(".bin").stat().st_size / 1e6)
     return results
 
 
-def _live_quantizers(model: nn.Module) -> list[str]:
-    """Name the quantizers that the outputs depend on: an exporter leaves the others out.
+def check_export(model: nn.Module, file: Path) -> list[Parity]:
+    """Compare an ONNX file with the model that it was written from, in both runtimes, on made-up inputs.
 
-    A question-answering model of 2019 runs its pooler and does not use the result.
+    Args:
+        model: exported whole; on the CPU, in evaluation mode.
+        file: its ONNX file, with or without its weights in it.
+
+    Raises:
+        IntegrityError: it lost a quantizer or computes something else.
+    """
+    (part,) = parts_of(model)
+    check_quantizer_count(file, *_live_quantizers(model, part))
+    runtimes = {"ONNX Runtime": onnx_runtime(file), "OpenVINO": openvino_runtime(file, exact=True)}
+    results = [_compare(name, model, part, runtime, _made_up(model)) for name, runtime in runtimes.items()]
+    for result in results:
+        logger.info(str(result))
+        result.check()
+    return results
+
+
+def _place_onnx(files: Mapping[str, Path], to_onnx: str, report: dict[str, Any]) -> None:
+    """Move the ONNX files of the parts to their places, and say in the report which they are."""
+    target = Path(to_onnx)
+    places = {part: target.with_stem(f"{target.stem}-{part}") if part else target for part in files}
+    for part, file in files.items():
+        file.replace(places[part])
+        logger.info("wrote %s (%.1f MB)", places[part], places[part].stat().st_size / 1e6)
+    report = report | {"files": [place.name for place in places.values()]}
+    target.with_suffix(f".{PARITY_FILE}").write_text(_json(report), encoding="utf-8")
+
+
+def _json(report: dict[str, Any]) -> str:
+    return json.dumps(report, indent=1) + "\n"
+
+
+def _compare(name: str, model: nn.Module, part: Part, runtime: Runtime, samples: Sequence[Inputs]) -> Parity:
+    """Compare one runtime's part of the model with torch's, on what torch gives to that part."""
+    with torch.no_grad():
+        batches = [
+            rows_of(part.select(model, {k: torch.from_numpy(np.asarray(v)) for k, v in sample.items()}))
+            for sample in samples
+        ]
+    label = f"{name} {part.name}".rstrip()
+    return compare(label, torch_runtime(model, part), runtime, batches, decides=part.decides)
+
+
+def _live_quantizers(model: nn.Module, part: Part) -> tuple[int, int]:
+    """Count how often weights and activations are quantized on the way to a part's outputs.
+
+    An exporter leaves out what the outputs do not depend on: a question-answering model of 2019 runs its pooler and
+    does not use the result. A quantizer that several operations share is counted for each of them that runs.
+
+    Returns:
+        The numbers for weights and for activations.
     """
     named = dict(quantizers(model))
-    own = {name: [p for p in module.parameters() if p.requires_grad] for name, module in named.items()}
-    flat = [parameter for parameters in own.values() for parameter in parameters]
-    if not flat:
-        return list(named)
-    with torch.enable_grad():
-        outputs = call_model(model, synthetic_inputs(model, batch=1, sequence=8))
-        gradients = torch.autograd.grad(sum(output.sum() for output in outputs), flat, allow_unused=True)  # type: ignore[arg-type]
+    calls = dict.fromkeys(named.values(), 0)
+
+    def count(module: nn.Module, *_: Any) -> None:
+        calls[module] += 1
+
+    flat = [p for module in calls for p in module.parameters() if p.is_floating_point()]
+    frozen = [p for p in flat if not p.requires_grad]
+    handles = [module.register_forward_hook(count) for module in calls]
+    inputs = part.select(model, synthetic_inputs(model, batch=1, sequence=8))
+    calls.update(dict.fromkeys(calls, 0))
+    gradients: Sequence[torch.Tensor | None] = ()
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        if flat:
+            with torch.enable_grad():
+                total: Any = sum(output.sum() for output in part.run(model, inputs))
+                gradients = torch.autograd.grad(total, flat, allow_unused=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter in frozen:
+            parameter.requires_grad_(False)
     used = {id(parameter) for parameter, gradient in zip(flat, gradients, strict=True) if gradient is not None}
-    # One whose parameters are frozen cannot tell, and counts.
-    return [name for name, parameters in own.items() if not parameters or any(id(p) in used for p in parameters)]
+    live = {name: module for name, module in named.items() if any(id(p) in used for p in module.parameters())}
+    weights = sum(calls[module] for name, module in live.items() if is_weight_quantizer(name))
+    return weights, sum(calls[module] for module in live.values()) - weights
 
 
 @contextlib.contextmanager
@@ -178,6 +255,8 @@ def _on_cpu(model: nn.Module) -> nn.Module:
 
 def _plain(model: nn.Module) -> nn.Module:
     """The model itself, or, while masks are on it, a copy with the masks multiplied into the weights."""
+    if any(map(parametrize.is_parametrized, model.modules())):
+        model = _with_computed_weights(copy.deepcopy(model))
     if next(hooks(model), None) is None:
         return model
     from nncf_transformers.algorithms.masks import bake, masks
@@ -189,6 +268,18 @@ def _plain(model: nn.Module) -> nn.Module:
     return model
 
 
+def _with_computed_weights(model: nn.Module) -> nn.Module:
+    """Replace layers whose weight is computed from others in every forward (ReFT's are orthogonal) by plain ones."""
+    for name, module in [*model.named_modules()]:
+        if isinstance(module, nn.Linear) and parametrize.is_parametrized(module):
+            plain = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None)
+            plain.weight = nn.Parameter(module.weight.detach().clone(), requires_grad=False)
+            plain.bias = module.bias
+            # Not torch's own removal: it takes the weight from the class, which the original has in common.
+            model.set_submodule(name, plain)
+    return model
+
+
 def _made_up(model: nn.Module) -> list[Inputs]:
     """Batches of several shapes, so that the dynamic axes are tried."""
     shapes = ((4, 16), (1, 48), (3, 31))
@@ -197,7 +288,13 @@ def _made_up(model: nn.Module) -> list[Inputs]:
 
 def sizes_of(to_onnx: str | None, to_openvino: str | None) -> dict[str, int]:
     """Sizes in bytes of the files with the weights of an export, by path."""
-    files = ([Path(to_onnx)] if to_onnx else []) + ([Path(to_openvino) / BIN] if to_openvino else [])
+    files: list[Path] = []
+    if to_onnx:
+        # The report knows whether this export is one file or two.
+        report = Path(to_onnx).with_suffix(f".{PARITY_FILE}").read_text(encoding="utf-8")
+        files += [Path(to_onnx).with_name(name) for name in json.loads(report)["files"]]
+    if to_openvino:
+        files += sorted(Path(to_openvino).glob("openvino*model.bin"))
     return {str(path): path.stat().st_size for path in files}
 
 

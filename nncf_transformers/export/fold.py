@@ -6,6 +6,7 @@ with the arithmetic of ``torch.fake_quantize_per_channel_affine``, and only Dequ
 """
 
 from collections import defaultdict
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -16,14 +17,43 @@ def fold_weights(model: onnx.ModelProto) -> int:
     """Replace every quantized float weight in ``model`` by an INT8 initializer, in place.
 
     ``Transpose`` of a folded weight is computed too, so that DequantizeLinear feeds MatMul directly, which is the
-    pattern that ONNX Runtime turns into an integer product. An embedding is looked up before it is dequantized:
-    otherwise each inference would dequantize the whole table.
+    pattern that ONNX Runtime turns into an integer product; a Gemm becomes one, too. An embedding is looked up before
+    it is dequantized: otherwise each inference would dequantize the whole table. A table that a language model also
+    multiplies with is stored once: there Transpose stays, behind DequantizeLinear, which both runtimes turn into an
+    integer product, too.
 
     Returns:
         The number of folded weights; each has lost its QuantizeLinear, and an embedding also its DequantizeLinear,
         for which a multiplication by the looked-up scales stands in.
     """
     return _Folder(model.graph).run()
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """A quantized weight.
+
+    Attributes:
+        source: the float initializer that it comes from.
+        integers: its values.
+        scale: one, or one for each index of ``axis``.
+        zero: of the type of ``integers``, as many as scales.
+        axis: of the scales.
+        looked_up: whether rows of it are looked up by number, too.
+        turned: whether it is the transpose of ``source``.
+    """
+
+    source: str
+    integers: np.ndarray
+    scale: np.ndarray
+    zero: np.ndarray
+    axis: int
+    looked_up: bool
+    turned: bool = False
+
+    def transposed(self) -> "_Weight":
+        turned = np.ascontiguousarray(self.integers.T)
+        return replace(self, integers=turned, axis=1 - self.axis, turned=not self.turned)
 
 
 class _Folder:
@@ -37,8 +67,21 @@ class _Folder:
         for node in graph.node:
             for name in node.input:
                 self.consumers[name].append(node)
+        self.looked_up = self.find_looked_up()
+        # Weights are named after the initializer that they come from, by that and by how they are quantized.
+        self.tables: dict[tuple[str, bytes, bytes, int, bool], str] = {}
         self.removed: list[onnx.NodeProto] = []
         self.added: dict[int, list[onnx.NodeProto]] = defaultdict(list)  # by id of the node they stand before
+
+    def find_looked_up(self) -> set[str]:
+        """Names of the initializers whose rows are looked up by number, quantized or not."""
+        found = set()
+        for node in self.graph.node:
+            name = node.input[0] if _looks_up(node, *node.input[:1]) else ""
+            while name in self.producer:
+                name = self.producer[name].input[0] if self.producer[name].input else ""
+            found.add(name)
+        return found & self.constants.keys()
 
     def run(self) -> int:
         folded = 0
@@ -66,6 +109,11 @@ class _Folder:
                 return np.maximum(left, right) if node.op_type == "Max" else np.minimum(left, right)
         return None
 
+    def source(self, name: str) -> str:
+        """The initializer behind ``name``, which :meth:`value` found to be a constant."""
+        node = self.producer.get(name)
+        return name if node is None or node.op_type == "Constant" else self.source(node.input[0])
+
     def constant_value(self, name: str) -> np.ndarray:
         value = self.value(name)
         if value is None:
@@ -73,56 +121,92 @@ class _Folder:
         return value
 
     def fold(self, quantize: onnx.NodeProto) -> None:
-        weight, scale, zero = (self.constant_value(name) for name in quantize.input)
+        values, scale, zero = (self.constant_value(name) for name in quantize.input)
         axis = next((a.i for a in quantize.attribute if a.name == "axis"), 1)
-        integers = _quantize(weight, scale, zero, axis)
+        source = self.source(quantize.input[0])
+        weight = _Weight(source, _quantize(values, scale, zero, axis), scale, zero, axis, source in self.looked_up)
         self.removed.append(quantize)
         for dequantize in self.consumers[quantize.output[0]]:
             self.removed.append(dequantize)
             for consumer in self.consumers[dequantize.output[0]]:
-                self.connect(consumer, dequantize.output[0], integers, scale, zero, axis)
+                self.connect(consumer, dequantize.output[0], weight)
 
-    def connect(
-        self, consumer: onnx.NodeProto, name: str, integers: np.ndarray, scale: np.ndarray, zero: np.ndarray, axis: int
-    ) -> None:
+    def connect(self, consumer: onnx.NodeProto, name: str, weight: "_Weight") -> None:
         """Let ``consumer`` read the folded weight where it read ``name``."""
-        symmetric = not zero.any()
-        if consumer.op_type == "Transpose" and integers.ndim == 2:
+        if consumer.op_type == "Transpose" and weight.integers.ndim == 2 and not weight.looked_up:
             self.removed.append(consumer)
             for user in self.consumers[consumer.output[0]]:
-                self.connect(user, consumer.output[0], np.ascontiguousarray(integers.T), scale, zero, 1 - axis)
+                self.connect(user, consumer.output[0], weight.transposed())
             return
-        if consumer.op_type == "Gather" and consumer.input[0] == name and symmetric and _gather_axis(consumer) == 0:
-            self.connect_embedding(consumer, integers, scale, axis)
+        if consumer.op_type == "Gemm" and consumer.input[1] == name and self.is_linear(consumer):
+            self.connect_linear(consumer, name, weight)
             return
-        weight = self.constant(f"{name}_int8", integers)
-        output = f"{weight}_dequantized"
+        if _looks_up(consumer, name) and not weight.zero.any():
+            self.connect_embedding(consumer, weight)
+            return
+        table = self.table(weight)
+        output = f"{table}_dequantized"
         if output not in self.producer:
-            inputs = [weight, self.constant(f"{name}_scale", scale), self.constant(f"{name}_zero", zero)]
-            node = helper.make_node("DequantizeLinear", inputs, [output], name=output, axis=axis)
+            inputs = [
+                table,
+                self.constant(f"{table}_scale", weight.scale),
+                self.constant(f"{table}_zero", weight.zero),
+            ]
+            node = helper.make_node("DequantizeLinear", inputs, [output], name=output, axis=weight.axis)
             self.insert_before(consumer, node)
         for i, used in enumerate(consumer.input):
             if used == name:
                 consumer.input[i] = output
 
-    def connect_embedding(self, gather: onnx.NodeProto, integers: np.ndarray, scale: np.ndarray, axis: int) -> None:
+    def is_linear(self, gemm: onnx.NodeProto) -> bool:
+        """Say whether a Gemm is x · W + b, or x · transposed W + b, and no more."""
+        plain = _attribute(gemm, "alpha", 1) == _attribute(gemm, "beta", 1) == 1 and not _attribute(gemm, "transA", 0)
+        return plain and (len(gemm.input) < 3 or self.value(gemm.input[2]) is not None)
+
+    def connect_linear(self, gemm: onnx.NodeProto, name: str, weight: "_Weight") -> None:
+        """Write a Gemm as a product and what is added to it, for ONNX Runtime has no integers for a float Gemm.
+
+        The bias is negated and subtracted, which gives the very same numbers: a sum would be made a Gemm again.
+        """
+        if _attribute(gemm, "transB", 0):
+            weight = weight.transposed()
+        self.removed.append(gemm)
+        output, bias = gemm.output[0], gemm.input[2] if len(gemm.input) > 2 else ""
+        product = helper.make_node("MatMul", [gemm.input[0], name], [f"{output}_product" if bias else output])
+        self.connect(product, name, weight)
+        # The nodes of the weight were put before the product, which is no node of the graph yet.
+        for node in (*self.added.pop(id(product), []), product):
+            self.insert_before(gemm, node)
+        if bias:
+            negative = self.constant(f"{bias}_negative", -self.constant_value(bias))
+            self.insert_before(gemm, helper.make_node("Sub", [product.output[0], negative], [output]))
+
+    def connect_embedding(self, gather: onnx.NodeProto, weight: "_Weight") -> None:
         """Look up INT8 rows, and scale the looked-up rows: equal to dequantizing the table first, but cheaper."""
-        rows = self.constant(f"{gather.input[0]}_int8", integers)
+        rows, scale = self.table(weight), weight.scale
         base = gather.output[0]
         nodes = [
             helper.make_node("Gather", [rows, gather.input[1]], [f"{base}_int8"], axis=0),
             helper.make_node("Cast", [f"{base}_int8"], [f"{base}_float"], to=onnx.TensorProto.FLOAT),
         ]
-        if scale.size == 1 or axis != 0:
-            factor = self.constant(f"{gather.input[0]}_scale", scale)
+        if scale.size == 1 or weight.axis != 0:
+            factor = self.constant(f"{rows}_scale", scale)
         else:
-            column = self.constant(f"{gather.input[0]}_scale", scale.reshape(-1, 1))
+            column = self.constant(f"{rows}_scale_column", scale.reshape(-1, 1))
             factor = f"{base}_scale"
             nodes.append(helper.make_node("Gather", [column, gather.input[1]], [factor], axis=0))
         nodes.append(helper.make_node("Mul", [f"{base}_float", factor], [base]))
         for node in nodes:
             self.insert_before(gather, node)
         self.removed.append(gather)
+
+    def table(self, weight: "_Weight") -> str:
+        """The initializer that holds a weight's integers: one, however often the weight is quantized and read."""
+        key = (weight.source, weight.scale.tobytes(), weight.zero.tobytes(), weight.axis, weight.turned)
+        if key not in self.tables:
+            count = sum(other[0] == weight.source for other in self.tables)
+            self.tables[key] = f"{weight.source}_int8" + (f"_{count}" if count else "")
+        return self.constant(self.tables[key], weight.integers)
 
     def constant(self, name: str, value: np.ndarray) -> str:
         """Store ``value`` as an initializer once; a layer that is called twice shares its weight."""
@@ -165,8 +249,13 @@ def _quantize(weight: np.ndarray, scale: np.ndarray, zero: np.ndarray, axis: int
     return np.clip(levels, limits.min, limits.max).astype(zero.dtype)
 
 
-def _gather_axis(node: onnx.NodeProto) -> int:
-    return next((a.i for a in node.attribute if a.name == "axis"), 0)
+def _attribute(node: onnx.NodeProto, name: str, default: float) -> float:
+    return next((float(a.f if a.type == a.FLOAT else a.i) for a in node.attribute if a.name == name), default)
+
+
+def _looks_up(node: onnx.NodeProto, *table: str) -> bool:
+    """Say whether a node looks up rows of ``table``."""
+    return node.op_type == "Gather" and _attribute(node, "axis", 0) == 0 and node.input[0] in table
 
 
 def _reachable(nodes: list[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:

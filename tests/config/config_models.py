@@ -61,14 +61,40 @@ FAMILIES: dict[str, tuple[type, type, dict[str, Any]]] = {
             "share_att_key": True,
         },
     ),
+    "bert-masked": (hf.BertForMaskedLM, hf.BertConfig, SIZES),
+    "gpt2": (
+        hf.GPT2LMHeadModel,
+        hf.GPT2Config,
+        {"vocab_size": 60, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 40},
+    ),
+    "t5": (
+        hf.T5ForConditionalGeneration,
+        hf.T5Config,
+        {
+            "vocab_size": 60,
+            "d_model": 16,
+            "d_kv": 8,
+            "d_ff": 24,
+            "num_layers": 2,
+            "num_heads": 2,
+            "decoder_start_token_id": 0,
+        },
+    ),
 }
 # These bring one implementation of attention only.
-EAGER_ONLY = {"electra", "mobilebert", "deberta-v2"}
+EAGER_ONLY = {"electra", "mobilebert", "deberta-v2", "t5"}
 
-# Quantizers sit on an operation's numbered inputs; these functions take their weight as number 1.
-WEIGHT_PORT = re.compile(r"pre_hooks\..*/(linear|embedding)/\d+__1\.")
+# Quantizers sit on an operation's numbered inputs; these functions take their weight as number 1 or 2.
+WEIGHT_PORT = re.compile(r"pre_hooks\..*/((linear|embedding)/\d+__1|addmm/\d+__2)\.")
 
 MakeModel = Callable[..., nn.Module]
+
+
+def inputs_of(model: nn.Module, example: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """One sample with all that a model takes: a sequence-to-sequence model reads what it has written, too."""
+    if not getattr(model.config, "is_encoder_decoder", False):
+        return example
+    return {**example, "decoder_input_ids": example["input_ids"][:, :5]}
 
 
 def quantize(config: QuantizationConfig, model: nn.Module, example: dict[str, torch.Tensor]) -> nn.Module:

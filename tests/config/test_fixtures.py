@@ -7,7 +7,7 @@ from pathlib import Path
 import nncf
 import pytest
 import torch
-from config_models import FIXTURES, MakeModel, quantizer_modes, quantizer_names
+from config_models import FIXTURES, MakeModel, quantize, quantizer_modes, quantizer_names
 
 from nncf_transformers.config import (
     MagnitudeSparsityConfig,
@@ -141,11 +141,22 @@ def test_magnitude_sparsity() -> None:
     )
 
 
-def test_gpt2_is_read_although_its_model_is_none_of_ours() -> None:
+def test_gpt2_keeps_its_head_in_floating_point(make_model: MakeModel, example: dict[str, torch.Tensor]) -> None:
     config, warnings = load("gpt2_wikitext_2022")
     assert config.target_device == "CPU"
     assert config.calibration_samples == 16
+    assert (config.activations.mode, config.weights.mode) == ("symmetric", "symmetric")
     assert len(warnings) == 2
+    model = make_model("gpt2")
+    scopes = resolve_ignored_scopes(config, model, example)
+    # Sums are in floating point anyway, and so is the division, which is inside of the fused attention today.
+    assert [name for name in scopes.node_names if "/add/" not in name] == ["lm_head/linear/0"]
+    assert len(scopes.node_names) == 6
+    assert len(scopes.warnings) == 3
+    quantized = quantize(config, model, example)
+    modes = quantizer_modes(quantized)
+    assert modes["activations", "asymmetric"] == 0
+    assert modes["weights", "symmetric"] == 2 + 8
 
 
 def test_every_fixture_is_tested() -> None:

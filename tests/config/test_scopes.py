@@ -3,8 +3,9 @@
 import nncf
 import pytest
 import torch
-from config_models import EAGER_ONLY, FAMILIES, MakeModel, quantize, quantizer_names
+from config_models import EAGER_ONLY, FAMILIES, MakeModel, inputs_of, quantize, quantizer_names
 
+from nncf_transformers.algorithms.quantization import is_weight_quantizer
 from nncf_transformers.config import (
     ConfigError,
     QuantizationConfig,
@@ -29,6 +30,7 @@ def test_the_trace_has_the_nodes_that_nncf_sees(
     family: str, attention: str, make_model: MakeModel, example: Example
 ) -> None:
     model = make_model(family, attention).train()
+    example = inputs_of(model, example)
     operations = trace_operations(model, example)
     assert model.training
     model.eval()
@@ -172,13 +174,26 @@ LEGACY_BY_FAMILY = {
         r"{re}DebertaV2Layer\[1\].*NNCFLinear\[query_proj\]/linear_0",
         "deberta/encoder/attention/self/query_proj/linear/2",
     ),
+    "bert-masked": (
+        r"{re}BertForMaskedLM/BertModel\[bert\].*BertLayer\[1\].*NNCFLinear\[query\]",
+        "bert/encoder/attention/self/query/linear/1",
+    ),
+    "gpt2": (
+        r"{re}GPT2Block\[1\]/GPT2Attention\[attn\]/Conv1D\[c_attn\]/addmm_0",
+        "transformer/attn/c_attn/addmm/1",
+    ),
+    "t5": (
+        r"{re}T5Stack\[decoder\].*T5Block\[1\].*T5LayerCrossAttention.*NNCFLinear\[k\]",
+        "decoder/EncDecAttention/k/linear/1",
+    ),
 }
 
 
 @pytest.mark.parametrize("family, attention", [pair for pair in ATTENTIONS if pair[0] != "bert"])
 def test_legacy_scopes_of_every_family(family: str, attention: str, make_model: MakeModel, example: Example) -> None:
     scope, node = LEGACY_BY_FAMILY[family]
-    assert ignored(make_model(family, attention), example, scope, legacy=True).node_names == (node,)
+    model = make_model(family, attention)
+    assert ignored(model, inputs_of(model, example), scope, legacy=True).node_names == (node,)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -186,11 +201,14 @@ def test_own_scope_of_one_layer_removes_its_quantizers_only(
     family: str, make_model: MakeModel, example: Example
 ) -> None:
     model = make_model(family)
-    path = next(name for name, _ in model.named_modules() if name.endswith((".layer.1", ".albert_layers.0")))
-    linears = {o.node_name: o for o in trace_operations(model, example) if o.function == "linear"}
+    example = inputs_of(model, example)
+    ends = (".layer.1", ".albert_layers.0", ".h.1")
+    path = next(name for name, _ in model.named_modules() if name.endswith(ends))
+    linears = {o.node_name: o for o in trace_operations(model, example) if o.function in ("linear", "addmm")}
     inside = {name for name, o in linears.items() if f"{o.module_path}.".startswith(f"{path}.")}
     names = quantizer_names(quantize(QuantizationConfig(ignored_scopes=(path,)), model, example))
-    kept = {name.partition("pre_hooks.")[2].removesuffix("__1.0") for name in names if name.endswith("__1.0")}
+    weights = (name.partition("pre_hooks.")[2] for name in names if is_weight_quantizer(name.partition(".")[2]))
+    kept = {name.rpartition("__")[0] for name in weights}
     assert not kept & inside
     # DeBERTa projects its relative positions, which are constants, so that NNCF has nothing to quantize
     # there.
@@ -198,8 +216,43 @@ def test_own_scope_of_one_layer_removes_its_quantizers_only(
 
 
 @pytest.mark.parametrize(
+    "scope, nodes",
+    [
+        ("transformer.h.1.mlp.c_fc", ["transformer/mlp/c_fc/addmm/1"]),
+        ("transformer.h.0.attn.c_proj/addmm/0", ["transformer/attn/c_proj/addmm/0"]),
+        (r"{re}h\.1\.attn\..*/addmm", ["transformer/attn/c_attn/addmm/1", "transformer/attn/c_proj/addmm/1"]),
+        ("lm_head", ["lm_head/linear/0"]),
+        ("transformer/mlp/c_proj/addmm/1", ["transformer/mlp/c_proj/addmm/1"]),
+    ],
+)
+def test_scopes_of_gpt2_name_its_layers_by_number(
+    scope: str, nodes: list[str], make_model: MakeModel, example: Example
+) -> None:
+    found = ignored(make_model("gpt2"), example, scope, legacy=False).node_names
+    assert [name for name in found if name.split("/")[-2] in ("addmm", "linear")] == nodes
+
+
+@pytest.mark.parametrize(
+    "scope, nodes",
+    [
+        ("encoder.block.1.layer.0.SelfAttention.q", ["encoder/SelfAttention/q/linear/1"]),
+        ("decoder.block.0.layer.1.EncDecAttention.v", ["decoder/EncDecAttention/v/linear/0"]),
+        (r"{re}decoder\..*DenseReluDense\.wo", [f"decoder/DenseReluDense/wo/linear/{i}" for i in (0, 1)]),
+        ("shared", ["encoder/embed_tokens/embedding/0", "decoder/embed_tokens/embedding/0"]),
+        ("decoder.block.1.layer.0.SelfAttention/matmul/0", ["decoder/SelfAttention/matmul/2"]),
+    ],
+)
+def test_scopes_of_t5_name_its_blocks_by_number(
+    scope: str, nodes: list[str], make_model: MakeModel, example: Example
+) -> None:
+    model = make_model("t5")
+    assert list(ignored(model, inputs_of(model, example), scope, legacy=False).node_names) == nodes
+
+
+@pytest.mark.parametrize(
     "scope, legacy, message",
     [
+        ("transformer.h.1", False, "matches nothing"),
         ("bert.encoder.layer.3", False, r'nearest valid scope is "bert\.encoder\.layer\.\d"'),
         ("qa_output", False, 'nearest valid scope is "qa_outputs"'),
         ("bert/encoder/output/dense/linear/9", False, "matches nothing"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from config_models import MakeModel
+from config_models import MakeModel, inputs_of
 from mini_schema import is_valid
 
 from nncf_transformers.config import (
@@ -34,6 +34,9 @@ SHIPPED = {
     "nncf_bert_config_squad_magnitude_sparsity": "bert",
     "nncf_bert_config_squad_kd": "bert",
     "nncf_config": "bert",
+    "nncf_bert_config_mlm": "bert-masked",
+    "nncf_gpt2_config_wikitext": "gpt2",
+    "nncf_t5_config_squad": "t5",
 }
 # As optimum-intel had them, with the number of warnings.
 ORIGINALS = {"bert-base-jpqd": 2, "bert-base-movement-sparsity": 0}
@@ -68,6 +71,7 @@ def test_each_reads_without_a_warning_and_fits_its_family(name: str, make_model:
     assert config.warnings == ()
     assert is_valid(json.loads(path.read_text()), SCHEMA, SCHEMA)
     model = make_model(SHIPPED[name])
+    example = inputs_of(model, example)
     if config.quantization is not None:
         to_nncf_arguments(config.quantization)
         scopes = resolve_ignored_scopes(config.quantization, model, example)
