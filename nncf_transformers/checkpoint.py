@@ -7,7 +7,7 @@ two things that belong together: the weights file, in which every quantizer para
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from nncf_transformers.algorithms.base import hooks
-from nncf_transformers.config.trace import trace_operations
+from nncf_transformers.config.trace import Operation, trace_operations
 from nncf_transformers.errors import IntegrityError
-from nncf_transformers.families import family_of
+from nncf_transformers.families import family_of, is_adapted
 from nncf_transformers.inputs import synthetic_inputs
 from nncf_transformers.translate import find_places, translate_parameters, translate_state
 
@@ -30,6 +30,8 @@ HOOK_PREFIX = "__nncf_hooks."
 # Where the one kind of hook that is not NNCF's is defined.
 MASKS_MODULE = "nncf_transformers.algorithms.masks"
 FORMAT = 1
+# Where the state says which adapters the model was compressed with.
+ADAPTERS_KEY = "adapters"
 
 
 def is_compressed(folder: str | os.PathLike[str]) -> bool:
@@ -172,7 +174,8 @@ def load_compressed(folder: str | os.PathLike[str], model: nn.Module) -> dict[st
 
     path = Path(folder)
     state = read_state(path, model)
-    parameters = {key: tensor for key, tensor in read_weights(path) if key.startswith(HOOK_PREFIX)}
+    ours = _with_adapters(model, state.get(ADAPTERS_KEY))
+    parameters = {key: tensor for key, tensor in read_weights(path) if key.startswith(HOOK_PREFIX) or ours(key)}
     if not state["compression_state"] and not parameters:
         return state
     if not parameters:
@@ -180,10 +183,21 @@ def load_compressed(folder: str | os.PathLike[str], model: nn.Module) -> dict[st
             f"{path}: {STATE_FILE} is there, but the weights have no quantizers (was another run saved over it?); "
             f"delete {STATE_FILE} to use them uncompressed"
         )
-    nodes = [op.node_name for op in trace_operations(model, synthetic_inputs(model, batch=1, sequence=8))]
+    adapted = is_adapted(model) and ADAPTERS_KEY not in state
+    operations = trace_operations(model, synthetic_inputs(model, batch=1, sequence=8))
+    if adapted:
+        from nncf_transformers.adapter.places import move_quantizers
+
+        # The quantizers were made for the base alone.
+        with_adapter, operations = operations, base_operations(model)
+    nodes = [operation.node_name for operation in operations]
     places = find_places(_quantizer_places(state["compression_state"]), nodes, model.config)
     parameters = translate_parameters(parameters, HOOK_PREFIX, places)
     compression_state = translate_state(state["compression_state"], places)
+    if adapted:
+        compression_state, parameters = move_quantizers(model, operations, with_adapter, compression_state, parameters)
+    # A parameter of several names is stored by the first.
+    own = {name for name, _ in model.named_parameters()}
     try:
         # NNCF builds modules from the allowed packages only, so a foreign file cannot import code.
         nncf.torch.load_from_config(
@@ -192,7 +206,7 @@ def load_compressed(folder: str | os.PathLike[str], model: nn.Module) -> dict[st
         result = model.load_state_dict(parameters, strict=False)
     except (AttributeError, KeyError, TypeError, RuntimeError, nncf.InternalError) as error:
         raise IntegrityError(f"{path / STATE_FILE}: does not fit {type(model).__name__}: {error}") from error
-    missing = [key for key in result.missing_keys if key.startswith(HOOK_PREFIX)]
+    missing = [key for key in result.missing_keys if key.startswith(HOOK_PREFIX) or (ours(key) and key in own)]
     if missing or result.unexpected_keys:
         key, what = (missing[0], "lack") if missing else (result.unexpected_keys[0], "have an unknown")
         raise IntegrityError(
@@ -200,6 +214,26 @@ def load_compressed(folder: str | os.PathLike[str], model: nn.Module) -> dict[st
             "copy both from the same one"
         )
     return state
+
+
+def base_operations(model: Any) -> tuple[Operation, ...]:
+    """The operations of a model before it got its adapters, which the one who put them in has kept."""
+    operations: tuple[Operation, ...] = model.nncf_base_operations
+    return operations
+
+
+def _with_adapters(model: nn.Module, setup: Mapping[str, Any] | None) -> Callable[[str], bool]:
+    """Give a model the adapters that it was compressed with, and tell their parameters by name."""
+    if setup is None:
+        return lambda key: False
+    from nncf_transformers.adapter.flags import check_library
+    from nncf_transformers.adapter.keys import adapter_keys
+    from nncf_transformers.adapter.model import rebuild
+
+    check_library()
+    if not is_adapted(model):
+        rebuild(model, setup)
+    return adapter_keys(model)
 
 
 def remove_hooks(model: nn.Module) -> None:

@@ -34,7 +34,7 @@ from nncf_transformers.algorithms.base import hooks
 from nncf_transformers.algorithms.quantization import quantizers
 from nncf_transformers.config import CompressionConfig, parse_config
 from nncf_transformers.errors import IntegrityError, UsageError
-from nncf_transformers.families import check_supported
+from nncf_transformers.families import check_supported, is_adapted
 from nncf_transformers.inputs import model_inputs
 from nncf_transformers.kernels import use_fast_kernels
 from nncf_transformers.structure import CONFIG_KEY, load_smaller_models
@@ -321,7 +321,12 @@ class Compression:
 
     def _state(self, model: nn.Module) -> dict[str, Any]:
         """What a checkpoint holds beside NNCF's description of the hooks."""
-        return {
+        adapters = {}
+        if is_adapted(model):
+            from nncf_transformers.adapter.model import setup_of
+
+            adapters = {checkpoint.ADAPTERS_KEY: setup_of(model)}
+        return adapters | {
             "config": self.config.raw,
             "flags": self.config.flags,
             "clock": {"step": self.clock.step, "steps_per_epoch": self.clock.steps_per_epoch},
@@ -344,6 +349,11 @@ class Compression:
     def _bind(self, model: Any) -> None:
         """Let the model carry this compression, and save its state whenever the model is saved."""
         original = type(model).save_pretrained
+        if is_adapted(model):
+            from transformers import PreTrainedModel
+
+            # The library's own takes prefixes out of the model for good.
+            original = PreTrainedModel.save_pretrained
         # A library of 2019 saves pytorch_model.bin only, and takes no other weights than the model's.
         knows_safetensors = "state_dict" in inspect.signature(original).parameters
 
@@ -353,6 +363,10 @@ class Compression:
             if self.final_folder is not None and Path(save_directory).resolve() == self.final_folder.resolve():
                 self.finish(this)
             state_dict = kwargs.pop("state_dict", None) or this.state_dict()
+            if is_adapted(this):
+                from nncf_transformers.adapter.keys import without_copies
+
+                state_dict = without_copies(this, state_dict)
             checkpoint.write_state(save_directory, this, self._state(this))
             if not knows_safetensors:
                 checkpoint.complete_config(this)

@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.data import DataLoader, Subset
 from transformers.trainer_utils import get_last_checkpoint
 
+from nncf_transformers.adapter.flags import AdapterFlags
+from nncf_transformers.adapter.trainer import AdapterMixin
 from nncf_transformers.checkpoint import is_compressed, remove_hooks, same_structure
 from nncf_transformers.compression import (
     Compression,
@@ -34,6 +37,7 @@ from nncf_transformers.errors import UsageError
 from nncf_transformers.export import export_model, rows_of, sizes_of
 from nncf_transformers.flags import CompressionFlags
 from nncf_transformers.inputs import model_inputs
+from nncf_transformers.parts import is_seq2seq
 from nncf_transformers.runtimes import Inputs
 from nncf_transformers.summary import add_exports, write_card
 
@@ -46,18 +50,21 @@ if TYPE_CHECKING:
 else:
     _Arguments = _Trainer = object
 
-_FLAGS = tuple(field.name for field in fields(CompressionFlags))
+_FLAGS = tuple(field.name for kind in (CompressionFlags, AdapterFlags) for field in fields(kind))
+# What the flags come to; never saved.
+_PLANS = ("compression_config", "adapter_plan")
 
 # Batches and rows of real data on which an export is compared with the model in memory.
 _PARITY_BATCHES, _PARITY_ROWS = 4, 4
 
 
-class _Flags(CompressionFlags, _Arguments):
+class _Flags(CompressionFlags, AdapterFlags, _Arguments):
     """Shared by the argument classes: check the flags, and leave no trace of them where they are not used."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.compression_config = self.check()
+        self.adapter_plan = self.check_adapter()
         # The scripts leave the root logger at WARNING and raise the levels of the loggers they know.
         logging.getLogger("nncf_transformers").setLevel(logging.INFO if self.should_log else logging.WARNING)
         set_local_data(
@@ -70,14 +77,13 @@ class _Flags(CompressionFlags, _Arguments):
     def to_dict(self) -> dict[str, Any]:
         """As upstream, without the flags that are not used."""
         values = super().to_dict()
-        values.pop("compression_config", None)
-        return {k: v for k, v in values.items() if k not in _FLAGS or v is not None}
+        return {k: v for k, v in values.items() if k not in _PLANS and (k not in _FLAGS or _used(v))}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as upstream's class: ``training_args.bin`` then loads without this package."""
         upstream = next(c for c in type(self).__mro__ if c.__module__.startswith("transformers."))
-        state = {k: v for k, v in vars(self).items() if k not in (*_FLAGS, "compression_config")}
-        state |= {k: getattr(self, k) for k in _FLAGS if getattr(self, k) is not None}
+        state = {k: v for k, v in vars(self).items() if k not in (*_FLAGS, *_PLANS)}
+        state |= {k: getattr(self, k) for k in _FLAGS if _used(getattr(self, k))}
         return copyreg._reconstructor, (upstream, object, None), state  # type: ignore[attr-defined]
 
 
@@ -91,13 +97,18 @@ class Seq2SeqTrainingArguments(_Flags, transformers.Seq2SeqTrainingArguments):
     """``transformers.Seq2SeqTrainingArguments`` with the overlay's flags."""
 
 
+def _used(value: Any) -> bool:
+    """Whether a flag was given; a weight of 0 was."""
+    return value is not None and value is not False
+
+
 def _length(dataset: Any) -> int:
     """Number of samples, 0 for no data set."""
     return 0 if dataset is None else len(dataset)
 
 
-class _CompressionMixin(_Trainer):
-    """What compression adds to a Trainer class."""
+class _CompressionMixin(AdapterMixin):
+    """What compression adds to a Trainer class that knows adapters."""
 
     args: Any
     model: Any
@@ -108,6 +119,7 @@ class _CompressionMixin(_Trainer):
         self._compression_config: CompressionConfig | None = getattr(self.args, "compression_config", None)
         if Compression.of(self.model) is None:
             restore_if_compressed(self.model, self.model.config._name_or_path)
+        self._freeze_compression()
         self._check_arguments()
         if not self.args.do_train:
             self._export()
@@ -115,7 +127,7 @@ class _CompressionMixin(_Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Compress the model, or take the compression of the checkpoint to resume from; then train as upstream."""
         folder = self._resume_folder(resume_from_checkpoint)
-        if folder is not None:
+        if folder is not None and (self._compression_config is not None or not self._adapter_only()):
             self._match(folder)
         compression = Compression.of(self.model)
         if self._compression_config is not None and (compression is None or compression.replaceable(self.model)):
@@ -261,6 +273,8 @@ class _CompressionMixin(_Trainer):
                 "model_init makes a new model for each training, after this one is compressed; give a model"
             )
         active = Compression(config) if config is not None and plain else compression
+        if active is not None and self._plan is not None:
+            _check_with_adapter(active, self.model)
         if active is not None and active.changes_loss and self.args.label_smoothing_factor:
             raise UsageError("--label_smoothing_factor bypasses the loss of distillation and sparsity; drop it")
         if active is not None:
@@ -326,6 +340,29 @@ class _Clock(transformers.TrainerCallback):
             compression.advance(model)
 
 
+def _check_with_adapter(compression: Compression, model: Any) -> None:
+    """Refuse sparsity while the weights to be masked are frozen, and quantizers that cannot be placed."""
+    from nncf_transformers.adapter.config import only_lora
+
+    if not compression.finished and any(map(is_parametrized, model.modules())):
+        raise UsageError(
+            "--nncf-config: the adapter computes weights from others in every step, which NNCF cannot copy; take "
+            "noreft instead of loreft or direft, or train the adapter on a model that is INT8 already"
+        )
+    if not compression.finished and is_seq2seq(model) and not only_lora(model):
+        # Their operations have no module of their own, so that their names depend on whether keys and values are kept.
+        raise UsageError(
+            "--nncf-config: in a model that writes text, only the LoRA family can be quantized along; take lora, or "
+            "train the adapter on a model that is INT8 already"
+        )
+    pruning = [a.algorithm for a in compression.config.algorithms if a.algorithm.endswith("_sparsity")]
+    if pruning and not compression.finished:
+        raise UsageError(
+            f"--train_adapter freezes the weights that {pruning[0]} would prune; prune first, then train the adapter "
+            "on the pruned model"
+        )
+
+
 def _take_off_precision(model: Any) -> None:
     """Take mixed precision's wrapper off the model's forward, where an evaluation has put one; training will again."""
     if "_original_forward" in model.__dict__:
@@ -354,3 +391,8 @@ class Trainer(_CompressionMixin, transformers.Trainer):
 
 class Seq2SeqTrainer(_CompressionMixin, transformers.Seq2SeqTrainer):
     """``transformers.Seq2SeqTrainer`` that compresses its model when ``args.nncf_config`` is given."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.args.do_eval and not self.args.predict_with_generate:
+            logger.warning("nothing is generated, so the evaluation gives a loss only; add --predict_with_generate")

@@ -7,8 +7,16 @@ our own metric modules, and one clear line where something on the hub is out of 
 """
 
 from nncf_transformers.data.files import sha256_of
-from nncf_transformers.data.loading import load_dataset, set_local_data
+from nncf_transformers.data.loading import dataset_name, load_dataset, set_local_data
 from nncf_transformers.data.metric_loading import evaluate
 from nncf_transformers.data.squad import SquadExample, read_squad
 
-__all__ = ["SquadExample", "evaluate", "load_dataset", "read_squad", "set_local_data", "sha256_of"]
+__all__ = [
+    "SquadExample",
+    "dataset_name",
+    "evaluate",
+    "load_dataset",
+    "read_squad",
+    "set_local_data",
+    "sha256_of",
+]

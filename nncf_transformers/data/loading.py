@@ -9,12 +9,12 @@ from typing import Any
 
 import datasets
 
-from nncf_transformers.data.arrow import as_streams, pick
+from nncf_transformers.data.arrow import as_streams, no_rows, pick
 from nncf_transformers.data.files import broken_json, read_text
 from nncf_transformers.data.hub import from_hub
 from nncf_transformers.data.local import LocalData
 from nncf_transformers.data.squad import is_nested_squad
-from nncf_transformers.data.squad_dataset import squad_dataset
+from nncf_transformers.data.squad_dataset import Unanswered, squad_dataset, unanswered_in
 from nncf_transformers.errors import CompressionError, UsageError
 
 logger = logging.getLogger(__name__)
@@ -24,6 +24,15 @@ _local_data: LocalData | None = None
 
 # The format names that the scripts take from a file's extension and pass as ``path``.
 _FILE_FORMATS = ("json", "csv", "text", "parquet", "arrow")
+
+# Collections whose configurations are data sets of their own right: what was asked for is the configuration.
+_COLLECTIONS = ("glue", "super_glue")
+
+# The path and configuration that load_dataset was last called with.
+_asked_for: tuple[str, str | None] | None = None
+
+# What load_dataset last returned has so many questions to evaluate, and so many of them without an answer.
+_unanswered: Unanswered | None = None
 
 
 def set_local_data(
@@ -48,6 +57,30 @@ def set_local_data(
     _local_data = LocalData(Path(directory).expanduser(), frozenset(name for name, need in needs.items() if need))
 
 
+def dataset_name() -> str | None:
+    """The name of the data set that :func:`load_dataset` was last asked for.
+
+    It is the last component of the data set's path: ``squad`` for ``rajpurkar/squad``, ``xnli`` for
+    ``facebook/xnli`` in any language. GLUE is a collection; there it is the task, such as ``sst2``.
+
+    Returns:
+        The name as it was given, None for files (``"json"``, ``"text"``, …) and before any call.
+    """
+    if _asked_for is None or _asked_for[0] in _FILE_FORMATS:
+        return None
+    path, configuration = _asked_for
+    name = path.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    return configuration if name in _COLLECTIONS and configuration else name or None
+
+
+def unanswered_questions() -> Unanswered | None:
+    """The questions without an answer in the evaluation data of the last :func:`load_dataset`; None if there are none.
+
+    Such data is scored by SQuAD 2.0's metric, whatever metric the script asks for.
+    """
+    return _unanswered
+
+
 def load_dataset(
     path: str,
     name: str | None = None,
@@ -62,7 +95,7 @@ def load_dataset(
 
     - ``"json"`` files in SQuAD's nested format become flat data sets with the public data set's columns; the
       splits whose files are in another format are loaded as always.
-    - With a folder from :func:`set_local_data`, glue, xnli and squad are read from it.
+    - With a folder from :func:`set_local_data`, glue, xnli, squad and wikitext are read from it.
     - All else goes to the original unchanged.
 
     Args:
@@ -83,8 +116,19 @@ def load_dataset(
         IntegrityError: A file is damaged.
         UnreachableError: The data set is on a hub that cannot be reached.
     """
+    global _asked_for, _unanswered
+    _asked_for = (path, name)
     if field is not None:
         options["field"] = field
+    loaded = _load(path, name, data_files, split, cache_dir, options)
+    _unanswered = unanswered_in(loaded)
+    return loaded
+
+
+def _load(
+    path: str, name: str | None, data_files: Any, split: Any, cache_dir: str | None, options: dict[str, Any]
+) -> Any:
+    """Find out who can load it: we, or the original, with or without the hub."""
     if data_files is not None and path in _FILE_FORMATS:
         if _local_data is not None:
             logger.warning("--data_dir %s has no effect: the script was given files", _local_data.directory)
@@ -154,9 +198,9 @@ def _original(file_format: str, files: dict[str, list[str]], name: str | None, *
     try:
         return datasets.load_dataset(file_format, name, **arguments)
     except Exception as error:
-        empty = re.search(r'"(\w+)" corresponds to no data', str(error))
+        empty = re.search(r'"(\w+)(\[.*\])?" corresponds to no data', str(error))
         if empty:
-            raise _no_examples(empty[1], files) from error
+            raise (no_rows(empty[1] + empty[2]) if empty[2] else _no_examples(empty[1], files)) from error
         if file_format == "json":
             for path in (path for paths in files.values() for path in paths if Path(path).is_file()):
                 fault = _json_fault(Path(path), arguments.get("field"))
