@@ -46,11 +46,12 @@ finder = --embedding $(or $(EMBEDDING),runs/emb/packed-int8/openvino) --input $(
 
 .DEFAULT_GOAL := help
 .PHONY: help setup fetch apply revert status squad-fp32 squad-int8 squad-jpqd xnli-fp32 xnli-int8 mnli-int8 sst2-int8 mrpc-int8 \
+	squad-adapter squad-adapter-int8 squad-v2-adapter squad-v2-adapter-int8 seq2seq-qa seq2seq-qa-int8 mlm mlm-int8 clm clm-int8 \
 	demo test lint format clean distclean bench-step bench-methods bench-latency bench-apply bench-drift measure methods readme \
-	drift rebase matrix pack qa-pack-int8 emb emb-pack emb-int8 qa-search qa-web bench-retrieval bench-mining measure-packed
+	drift rebase matrix pack qa-pack-int8 emb emb-pack emb-int8 qa-search qa-web bench-retrieval bench-mining measure-packed measure-lm measure-adapters
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-21s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "Variables: PIN MODEL DATA OUT EPOCHS BATCH NPROC EXTRA; TO AS UPSTREAM. For example"
 	@echo "  make squad-int8 MODEL=DIR DATA=DIR EPOCHS=1 EXTRA='--max_train_samples 1000'"
@@ -111,6 +112,36 @@ sst2-int8: $(READY) ## the same for SST-2 with DistilBERT
 mrpc-int8: $(READY) ## the same for MRPC with BERT-base
 	$(RUN) scripts/train.py mrpc --int8 $(flags)
 
+squad-adapter: $(READY) ## train an adapter and a head for SQuAD; BERT-base stays as it is (EXTRA='--adapter_config lora' for another adapter)
+	$(RUN) scripts/train.py squad-adapter $(flags)
+
+squad-adapter-int8: $(READY) ## the same on an INT8 model that stays as it is, that of squad-int8 or MODEL=DIR; export
+	$(RUN) scripts/train.py squad-adapter --int8 $(flags)
+
+squad-v2-adapter: $(READY) ## train an adapter and a head for SQuAD 2.0; RoBERTa-base stays as it is (DATA=DIR has train-v2.0.json, dev-v2.0.json)
+	$(RUN) scripts/train.py squad-v2-adapter $(flags)
+
+squad-v2-adapter-int8: $(READY) ## the same on an INT8 model that stays as it is, that of squad-int8 or MODEL=DIR; export
+	$(RUN) scripts/train.py squad-v2-adapter --int8 $(flags)
+
+seq2seq-qa: $(READY) ## fine-tune T5-small to write the answers of SQuAD 2.0 (EXTRA='--train_adapter': an adapter; so for the next two)
+	$(RUN) scripts/train.py seq2seq-qa $(flags)
+
+seq2seq-qa-int8: $(READY) ## quantization-aware training of what seq2seq-qa made, evaluation, export of encoder and decoder
+	$(RUN) scripts/train.py seq2seq-qa --int8 $(flags)
+
+mlm: $(READY) ## fine-tune RoBERTa-base on masked tokens of WikiText-2 (DATA=DIR has wiki.train.raw, wiki.valid.raw)
+	$(RUN) scripts/train.py mlm $(flags)
+
+mlm-int8: $(READY) ## quantization-aware training of what mlm made, evaluation, export
+	$(RUN) scripts/train.py mlm --int8 $(flags)
+
+clm: $(READY) ## fine-tune GPT-2 on WikiText-2 (DATA=DIR has wiki.train.raw, wiki.valid.raw)
+	$(RUN) scripts/train.py clm $(flags)
+
+clm-int8: $(READY) ## quantization-aware training of what clm made, evaluation, export
+	$(RUN) scripts/train.py clm --int8 $(flags)
+
 pack: $(READY) ## make a question-answering model smaller and distil it: make pack MODEL=DIR DATA=DIR
 	$(own) scripts/pack_and_distill.py --model_student=$(or $(MODEL),runs/$(PIN)/squad-fp32) \
 		--model_teacher=$(or $(TEACHER),$(MODEL),runs/$(PIN)/squad-fp32) --output_dir=$(or $(OUT),runs/qa/packed) \
@@ -161,6 +192,12 @@ methods: $(READY) ## all compression methods on local data with one budget: make
 
 measure-packed: $(READY) ## large, packed, INT8: make measure-packed TASK=qa|embeddings NAME=... MODEL=DIR DATA=DIR EXTRA='--title "..."'
 	$(RUN) benchmarks/packed.py $(TASK) --name $(NAME) --model $(MODEL) --data $(DATA) $(EXTRA)
+
+measure-adapters: $(READY) ## adapters against full fine-tuning, FP32 and INT8: make measure-adapters NAME=... MODEL=ENCODER DATA=DIR EXTRA='--max_steps 300'
+	$(RUN) benchmarks/adapter_rows.py --name $(NAME) --pin $(PIN) --model $(MODEL) --data $(DATA) -- $(EXTRA)
+
+measure-lm: $(READY) ## perplexity of a small GPT-2 in FP32 and INT8: make measure-lm NAME=... DATA=TEXT-FILE|DIR EXTRA='--title "..."'
+	$(RUN) benchmarks/language.py --name $(NAME) --pin $(PIN) --data $(or $(DATA),$(error DATA=FILE or DATA=DIR is needed, a text of articles)) $(EXTRA)
 
 readme: $(READY) ## render the tables in README.md from benchmarks/measured and benchmarks/published.toml
 	$(RUN) benchmarks/render.py

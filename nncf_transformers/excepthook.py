@@ -34,6 +34,7 @@ def install() -> None:
         if known is None:
             previous(kind, error, traceback)
             return
+        _end_progress_bars()
         print(f"error: {' '.join(str(known).split())}", file=sys.stderr, flush=True)
         # CPython honours a SystemExit raised here; without it an uncaught exception always exits with 1.
         raise SystemExit(known.exit_code)
@@ -68,13 +69,45 @@ def as_user_error(error: BaseException, traceback: TracebackType | None) -> Comp
         return IntegrityError(f"{cache}: another version's features, or damaged; delete it or add --overwrite_cache")
     if isinstance(error, ImportError) and "apex" in str(error):
         return UsageError("--fp16 of this script needs the package apex; leave it out, or use --bf16 with PIN=v4.57")
+    if isinstance(error, KeyError) and _raised_in(traceback, "auto/configuration_auto.py"):
+        return UsageError(_unknown_type(error.args[0]))
+    if _is_beyond_embeddings(error, traceback):
+        return UsageError(
+            "a token's number or position is beyond the model's embeddings: lower --block_size or --max_seq_length, or "
+            "give a tokenizer with no more tokens than the model has"
+        )
     if isinstance(error, UnboundLocalError) and "'label_list'" in str(error):
         return UsageError(
             "this script does nothing without one of --do_train, --do_eval and --do_predict; add --do_eval"
         )
+    if isinstance(error, AssertionError) and _raised_in(traceback, _script()):
+        return UsageError(str(error)) if str(error) else None
     if isinstance(error, ValueError):
         return _from_value_error(error, traceback)
     return None
+
+
+def _end_progress_bars() -> None:
+    """Give what follows a line of its own: a bar has no line end until it is complete."""
+    from tqdm import tqdm
+
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
+
+
+def _is_beyond_embeddings(error: BaseException, traceback: TracebackType | None) -> bool:
+    """Whether torch found no row of an embedding, or could not add embeddings of unequal length (a GPU says less)."""
+    if isinstance(error, IndexError):
+        return str(error) == "index out of range in self"
+    last = list(_frames(traceback))[-1:]
+    in_embeddings = any(type(frame.f_locals.get("self")).__name__.endswith("Embeddings") for frame in last)
+    return isinstance(error, RuntimeError) and in_embeddings and "must match the size of tensor" in str(error)
+
+
+def _unknown_type(model_type: str | None) -> str:
+    if model_type is None:
+        return "no model: pass --model_name_or_path, or --model_type and --tokenizer_name for one made on the fly"
+    return f"--model_type {model_type}: no such model type; check its spelling, such as gpt2 or bert"
 
 
 def _from_os_error(error: OSError, traceback: TracebackType | None) -> CompressionError | None:
@@ -105,16 +138,35 @@ def _from_value_error(error: ValueError, traceback: TracebackType | None) -> Com
         return UsageError("the training set is empty; if the file is not, its cached features are: --overwrite_cache")
     if text.startswith("tokenizer stride set to"):
         return UsageError(f"--doc_stride is too large for --max_seq_length: {text.strip(' ,')}")
+    if _raised_in(traceback, "squad.py") and "which SQuAD v1.1 does not know" in text:
+        return UsageError(f"{text}, or give data with answers")
+    if _within(traceback, "update_from_string"):
+        return UsageError(f"--config_overrides: {text}; write KEY=VALUE,KEY=VALUE with settings of the model type")
+    if _within(traceback, "from_config"):
+        return UsageError(f"no model can be made of --model_type and --config_overrides: {text}")
     # Raised by the script itself or by its parser: checks of the arguments, such as an output folder in use.
-    script = getattr(sys.modules.get("__main__"), "__file__", None)
-    if _raised_in(traceback, "hf_argparser.py") or (script is not None and _raised_in(traceback, script)):
+    if _raised_in(traceback, "hf_argparser.py") or _raised_in(traceback, _script()):
         return UsageError(text)
     return None
 
 
-def _raised_in(traceback: TracebackType | None, file: str) -> bool:
+def _script() -> str | None:
+    """The file of the script that runs."""
+    return getattr(sys.modules.get("__main__"), "__file__", None)
+
+
+def _within(traceback: TracebackType | None, function: str) -> bool:
+    """Whether a function of this name was being called."""
+    return any(frame.f_code.co_name == function for frame in _frames(traceback))
+
+
+def _raised_in(traceback: TracebackType | None, file: str | None) -> bool:
     frames = list(_frames(traceback))
-    return bool(frames) and Path(frames[-1].f_code.co_filename).as_posix().endswith(Path(file).as_posix())
+    return (
+        bool(frames)
+        and file is not None
+        and Path(frames[-1].f_code.co_filename).as_posix().endswith(Path(file).as_posix())
+    )
 
 
 def _file_in(traceback: TracebackType | None, suffix: str) -> str | None:

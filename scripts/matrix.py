@@ -26,6 +26,10 @@ from overlay.pins import Pin, load_pins  # noqa: E402
 
 CONFIG = {"algorithms": [{"algorithm": "quantization", "calibration_samples": 8}]}
 SQUAD = ("--doc_stride", "16", "--max_seq_length", "64")
+TEXT = (
+    *("--dataset_name", "wikitext", "--dataset_config_name", "wikitext-2-raw-v1", "--data_dir", "{data}/wikitext"),
+    *("--use_cpu", "--report_to", "none"),
+)
 # What a script needs besides the model: its data, its sizes, and no GPU. By the script's name, as upstream calls it.
 WORDS = {
     "run_qa": (*SQUAD, "--use_cpu", "--report_to", "none", "--dataset_name", "squad", "--data_dir", "{data}/squad"),
@@ -41,7 +45,16 @@ WORDS = {
     ),
     "run_glue": ("--task_name", "sst2", "--use_cpu", "--report_to", "none", "--data_dir", "{data}/glue/SST-2"),
     "run_xnli": ("--language", "en", "--use_cpu", "--report_to", "none", "--data_dir", "{data}/xnli/en"),
+    "run_seq2seq_qa": (
+        *("--max_seq_length", "64", "--max_answer_length", "8", "--generation_max_length", "8"),
+        *("--predict_with_generate", "--use_cpu", "--report_to", "none"),
+        *("--dataset_name", "squad", "--data_dir", "{data}/squad"),
+    ),
+    "run_mlm": (*TEXT, "--max_seq_length", "32"),
+    "run_clm": (*TEXT, "--block_size", "32"),
 }
+# The model that a script starts from, where it is not the demo's BERT.
+MODELS = {"run_seq2seq_qa": "t5", "run_clm": "gpt2"}
 # The scripts of 2019, which read XNLI in the layout it is published in.
 OLD = ("--model_type", "bert", "--do_lower_case", "--no_cuda")
 OLD_WORDS = {
@@ -68,7 +81,10 @@ def main() -> int:
         return error.exit_code
     folder = Path(tempfile.mkdtemp(prefix="nncf-matrix-"))
     data = folder / "data"
-    made = _run([sys.executable, "-m", "demo.data", "--out", str(data), "--size", "tiny"], folder / "data.log")
+    made = all(
+        _run([sys.executable, "-m", *words], folder / f"{words[0]}.log")
+        for words in (("demo.data", "--out", str(data), "--size", "tiny"), ("demo.language", "--data", str(data)))
+    )
     if made:
         write_xnli_of_2019(data)
         (folder / "config.json").write_text(json.dumps(CONFIG))
@@ -160,7 +176,7 @@ def try_script(pin: Pin, path: str, folder: Path, data: Path) -> bool:
     shared = [word.format(**places) for word in words_of(pin, name)]
     start = [str(interpreter(pin)), str(ROOT / "build" / pin.name / path)]
     runs = {
-        "train": [*TRAIN, "--model_name_or_path", str(data / "model"), "--output_dir", str(out)],
+        "train": [*TRAIN, "--model_name_or_path", str(data / MODELS.get(name, "model")), "--output_dir", str(out)],
         # The scripts of 2019 evaluate what is in the output folder.
         "evaluate": [
             "--do_eval",

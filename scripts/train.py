@@ -4,6 +4,7 @@
     python scripts/train.py squad --int8                       # as published, needs the model hub
     python scripts/train.py squad --int8 --model DIR --data DIR --epochs 1 -- --max_train_samples 1000
     python scripts/train.py xnli --pin v4.57 --nproc 2 --dry-run
+    python scripts/train.py squad-adapter --int8 --model DIR   # an adapter on the INT8 model in DIR
 
 The command lines are those of benchmarks/published.toml. Everything after ``--`` goes to the script as it is, and wins
 over what stands there. The command is printed before it runs, so that it can be repeated without this helper.
@@ -68,7 +69,9 @@ def compose(args: argparse.Namespace, task: dict[str, Any], extra: list[str]) ->
     if args.data and "train_file" not in options:
         options["data_dir"] = args.data
     if args.int8:
-        options["nncf_config"] = args.config or str(ROOT / task["config"])
+        config = args.config or ("config" in task and str(ROOT / task["config"]))
+        if config:
+            options["nncf_config"] = config
         options["to_onnx"] = f"{out}.onnx"
         options["to_openvino"] = f"{out}-openvino"
     given = {word.split("=")[0].lstrip("-").replace("-", "_") for word in extra if word.startswith("--")}
@@ -114,14 +117,20 @@ def _other_library(pin: Pin) -> str | None:
 
 
 def _default_model(args: argparse.Namespace, task: dict[str, Any]) -> str:
-    """The published starting point; where none was published, the result of our own FP32 run."""
+    """The published starting point; where none was published, the result of our own run: FP32, or an INT8 base."""
     if not args.int8:
         return task["model"]
     if "int8_model" in task:
         return task["int8_model"]
-    ours = f"runs/{args.pin}/{args.task}-fp32"
+    if "int8_base" in task:
+        kind, run = "INT8", f"{task['int8_base']}-int8"
+        target = run
+    else:
+        kind, run = "FP32", f"{args.task}-fp32"
+        target = task.get("fp32_target", run)
+    ours = f"runs/{args.pin}/{run}"
     if not Path(ours).is_dir() and not args.dry_run:
-        raise OverlayError(f"{ours}: no FP32 model to start from; run `make {args.task}-fp32` first, or give MODEL=DIR")
+        raise OverlayError(f"{ours}: no {kind} model to start from; run `make {target}` first, or give MODEL=DIR")
     return ours
 
 

@@ -95,7 +95,7 @@ def pick(splits: dict[str, datasets.Dataset], split: Any) -> AnyDataset:
         split: None (all of them), a name, a slicing instruction, or a list of these.
 
     Raises:
-        UsageError: ``split`` asks for a split that is not there, or is malformed.
+        UsageError: ``split`` asks for a split that is not there, or for a part of one that has no row, or is malformed.
     """
     if split is None:
         return datasets.DatasetDict(splits)
@@ -112,8 +112,18 @@ def pick(splits: dict[str, datasets.Dataset], split: Any) -> AnyDataset:
         raise UsageError(
             f"there is no split {str(split)!r}; choose among {known}, or a slice such as train[:10%]"
         ) from error
+    if not any(one.to > one.from_ for one in ranges):
+        raise no_rows(str(split))
     parts = [splits[one.splitname].select(range(one.from_, one.to)) for one in ranges]
     return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
+
+
+def no_rows(split: str) -> UsageError:
+    """The error for a slice that is too small a part of its split."""
+    return UsageError(
+        f"{split} has no row, the data are too few for it: give a validation file, or a larger "
+        "--validation_split_percentage"
+    )
 
 
 def as_streams(data: AnyDataset) -> Any:

@@ -10,6 +10,7 @@ from nncf_transformers.data.arrow import AnyDataset, pick, split_names
 from nncf_transformers.data.labelled import task_dataset
 from nncf_transformers.data.squad_dataset import squad_dataset
 from nncf_transformers.data.tasks import GLUE_TASKS, Task, xnli_task
+from nncf_transformers.data.text_dataset import WIKITEXT_PATHS, WikiText, text_dataset, wikitext
 from nncf_transformers.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class LocalData:
 
     def serves(self, path: str) -> bool:
         """Whether ``path`` names a data set that a folder can stand for."""
-        return path in (*_GLUE, *_XNLI, *_SQUAD)
+        return path in (*_GLUE, *_XNLI, *_SQUAD, *WIKITEXT_PATHS)
 
     def load(self, path: str, name: str | None, split: Any, cache_dir: str | None) -> AnyDataset:
         """What ``datasets.load_dataset(path, name, split=split)`` would return, read from the folder.
@@ -54,6 +55,8 @@ class LocalData:
         """
         if path in _SQUAD:
             return self._load_squad(_SQUAD[path], split, cache_dir)
+        if path in WIKITEXT_PATHS:
+            return self._load_text(wikitext(name), split, cache_dir)
         return self._load_task(_task(path, name), split, cache_dir)
 
     def _load_task(self, task: Task, split: Any, cache_dir: str | None) -> AnyDataset:
@@ -90,6 +93,32 @@ class LocalData:
             loaded[one] = squad_dataset([file] if file else [], one, cache_dir=cache_dir)
         return pick(loaded, split)
 
+    def _load_text(self, corpus: WikiText, split: Any, cache_dir: str | None) -> AnyDataset:
+        folder = self._folder(corpus.folders, [name for one in corpus.splits for name in corpus.candidates(one)])
+        files = {one: _first(folder, corpus.candidates(one)) for one in corpus.splits}
+        loaded = {}
+        for one in _wanted(split, corpus.splits):
+            file = files[one]
+            if file is not None:
+                loaded[one] = text_dataset(file, one, cache_dir=cache_dir)
+            elif split is not None or self._cannot_do_without(one, files):
+                raise _no_text(corpus, one, folder)
+        if split is None and "validation" not in loaded:
+            # A missing split, unlike an empty one, is what the scripts look for.
+            logger.warning(
+                "%s: no file for the validation split of %s; the script takes --validation_split_percentage of the "
+                "training set",
+                folder,
+                corpus.name,
+            )
+        return pick(loaded, split)
+
+    def _cannot_do_without(self, split: str, files: Mapping[str, Path | None]) -> bool:
+        """Whether a split of running text must be there: for validation, the training set can lend a part of itself."""
+        if split == "validation":
+            return files["train"] is None
+        return split in self.needed
+
     def _folder(self, names: Iterable[str], files: list[str]) -> Path:
         """The sub-folder of one of these names that holds any of the files, or else the folder itself."""
         folders = [self.directory / name for name in names]
@@ -115,9 +144,16 @@ def _task(path: str, name: str | None) -> Task:
             raise UsageError(f"--data_dir has no layout for the GLUE task {name!r}; it serves {', '.join(GLUE_TASKS)}")
         return GLUE_TASKS[name]
     raise UsageError(
-        f"--data_dir serves glue, xnli, squad and squad_v2, not the data set {path!r}: leave it out, "
+        f"--data_dir serves glue, xnli, squad, squad_v2 and wikitext, not the data set {path!r}: leave it out, "
         "or pass files with --train_file and --validation_file"
     )
+
+
+def _no_text(corpus: WikiText, split: str, folder: Path) -> UsageError:
+    other = corpus.other_kind(split)
+    hint = f"; {other} is of another configuration of wikitext" if (folder / other).is_file() else ""
+    expected = ", ".join(corpus.candidates(split))
+    return UsageError(f"no file for the {split} split of {corpus.name} in {folder}: expected {expected}{hint}")
 
 
 def _wanted(split: Any, known: tuple[str, ...]) -> tuple[str, ...]:

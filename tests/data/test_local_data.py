@@ -343,9 +343,9 @@ def test_folder_must_exist(write: Write, tmp_path: Path) -> None:
     ("path", "name", "message"),
     [
         (
-            "wikitext",
-            "wikitext-2-raw-v1",
-            "serves glue, xnli, squad and squad_v2, not the data set 'wikitext'",
+            "ptb_text_only",
+            None,
+            "serves glue, xnli, squad, squad_v2 and wikitext, not the data set 'ptb_text_only'",
         ),
         ("nyu-mll/glue", "ax", "no layout for the GLUE task 'ax'; it serves cola"),
         ("glue", None, "no layout for the GLUE task None"),

@@ -75,6 +75,13 @@ def data(run: Callable[..., Result], tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="session")
+def language(run: Callable[..., Result], data: Path) -> Path:
+    """The demo's data with running text, a GPT-2 and a T5 added."""
+    run("-m", "demo.language", "--data", data)
+    return data
+
+
+@pytest.fixture(scope="session")
 def embedded(run: Callable[..., Result]) -> Path:
     """The work tree of the embedded pin, patched."""
     run("apply_patch.py", "apply", "--pin", "embedded")
@@ -101,9 +108,11 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def offline(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def offline(language: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder to run in: with its data sets and cached metrics even unpatched scripts need no network."""
-    folder = tmp_path_factory.mktemp("offline")
+    data, folder = language, tmp_path_factory.mktemp("offline")
+    for split in ("train", "valid"):
+        shutil.copy(data / f"wikitext/wiki.{split}.raw", folder / f"{split}.txt")
     # Where evaluate keeps the metrics that it has downloaded once.
     metrics = folder / "modules" / "evaluate_modules" / "metrics"
     for name in ("squad", "glue", "accuracy", "xnli"):

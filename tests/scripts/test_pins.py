@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import ROOT, Result, smaller
 from safetensors.torch import load_file
-from test_unchanged import compare, flags, unpatched
+from test_unchanged import SCRIPTS, compare, flags, unpatched
 from tiny import tiny_batches, tiny_model
 from torch import nn
 from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
@@ -61,7 +61,8 @@ def in_pin(
 @pytest.mark.slow
 @pytest.mark.upstream
 @pytest.mark.parametrize(
-    ("pin", "scripts"), [("v5.2", ("run_qa", "run_glue", "run_xnli")), ("v2.2", ("run_squad", "run_glue", "run_xnli"))]
+    ("pin", "scripts"),
+    [("v5.2", SCRIPTS), ("v2.2", ("run_squad", "run_glue", "run_xnli"))],
 )
 def test_matrix_tries_every_script_of_a_pin(run: Callable[..., Result], pin: str, scripts: tuple[str, ...]) -> None:
     require(pin)
@@ -169,8 +170,8 @@ def test_without_our_flags_2019_is_upstream_and_the_fixes_of_its_age(
 
 @pytest.mark.slow
 @pytest.mark.upstream
-@pytest.mark.parametrize("script", ["run_qa", "run_glue", "run_xnli"])
-def test_without_our_flags_5_2_is_upstream(data: Path, offline: Path, tmp_path: Path, script: str) -> None:
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_without_our_flags_5_2_is_upstream(language: Path, offline: Path, tmp_path: Path, script: str) -> None:
     require("v5.2")
     tree = ROOT / "build" / "v5.2"
     patched = tree / PINS.get("v5.2").script(script)
@@ -182,7 +183,7 @@ def test_without_our_flags_5_2_is_upstream(data: Path, offline: Path, tmp_path: 
     def run(*words: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
         return in_pin("v5.2", *words, cwd=cwd, **environment)
 
-    compare(run, plain, patched, flags(script, data, offline), offline, tmp_path)
+    compare(run, plain, patched, flags(script, language, offline), offline, tmp_path)
 
 
 @pytest.mark.slow

@@ -11,6 +11,9 @@ import pytest
 import torch
 from conftest import ROOT, Result
 
+# The scripts that every pin with a Trainer has.
+SCRIPTS = ("run_qa", "run_glue", "run_xnli", "run_seq2seq_qa", "run_mlm", "run_clm")
+
 # What differs between any two runs of one and the same script: clocks and folder names.
 NOISE = ("runtime", "per_second", "time", "total_flos")
 
@@ -32,6 +35,16 @@ def flags(script: str, data: Path, offline: Path) -> list[Any]:
         return [*TRAINER, *model, "--train_file", file, "--validation_file", file, "--doc_stride", 16]
     if script == "run_glue":
         return [*TRAINER, *model, "--train_file", offline / "train.json", "--validation_file", offline / "dev.json"]
+    if script == "run_seq2seq_qa":
+        file, model = offline / "squad.json", ["--model_name_or_path", data / "t5"]
+        words = [*TRAINER, *model, "--train_file", file, "--validation_file", file, "--predict_with_generate"]
+        return [*words, "--max_answer_length", 8, "--generation_max_length", 8, "--max_eval_samples", 16]
+    if script in ("run_mlm", "run_clm"):
+        words, size = list(TRAINER), "--max_seq_length"
+        if script == "run_clm":
+            words[words.index(size)], model = "--block_size", ["--model_name_or_path", data / "gpt2"]
+        files = ["--train_file", offline / "train.txt", "--validation_file", offline / "valid.txt"]
+        return [*words, *model, *files]
     return [*TRAINER, *model, "--language", "en"]
 
 
@@ -101,9 +114,9 @@ def test_embedded(
 
 @pytest.mark.upstream
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ["run_qa", "run_glue", "run_xnli", "run_squad"])
+@pytest.mark.parametrize("script", [*SCRIPTS, "run_squad"])
 def test_upstream(
-    run: Callable[..., Result], data: Path, offline: Path, upstream: Path, tmp_path: Path, script: str
+    run: Callable[..., Result], language: Path, offline: Path, upstream: Path, tmp_path: Path, script: str
 ) -> None:
     patched = Path(run("apply_patch.py", "script", script, "--pin", "v4.57").out.strip())
     plain = tmp_path / "plain" / patched.relative_to(upstream)
@@ -112,7 +125,7 @@ def test_upstream(
         path = (patched.parent / file.name).relative_to(upstream)
         file.write_text(unpatched(upstream, path), encoding="utf-8")
     assert plain.read_bytes() != patched.read_bytes()
-    compare(run, plain, patched, flags(script, data, offline), offline, tmp_path)
+    compare(run, plain, patched, flags(script, language, offline), offline, tmp_path)
 
 
 def unpatched(tree: Path, path: Path) -> str:
