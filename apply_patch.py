@@ -53,9 +53,9 @@ Edits of a file go to the last patch that touches it. Edits of other files go to
 
 example:
   $ $EDITOR build/v4.57/examples/pytorch/language-modeling/run_mlm.py
-  $ python apply_patch.py export --patch 05-run_mlm --subject "run_mlm: …" --description "After logger, …"
+  $ python apply_patch.py export --patch 08-run_ner --subject "run_ner: …" --description "After logger, …"
   v4.57: exported 5 patches: 7f31aa…
-    wrote patches/v4.57/05-run_mlm.patch
+    wrote patches/v4.57/08-run_ner.patch
     …
 """
 LINT_EXAMPLE = """\

@@ -15,8 +15,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.adapter_rows import table as adapters_table  # noqa: E402
 from benchmarks.bench_drift import table as drift_table  # noqa: E402
 from benchmarks.harness import table  # noqa: E402
+from benchmarks.language import table as language_table  # noqa: E402
 from benchmarks.methods import table as methods_table  # noqa: E402
 from benchmarks.packed import table as packed_table  # noqa: E402
 
@@ -33,6 +35,8 @@ def main() -> int:
         "published": published,
         "measured": measured,
         "methods": lambda: _tables("methods", methods_table),
+        "adapters": lambda: _tables("adapters", adapters_table),
+        "language": lambda: _tables("language", language_table),
         "packed": lambda: _tables("packed", packed_table),
         "retrieval": retrieval,
         "bench": bench,

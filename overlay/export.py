@@ -239,7 +239,7 @@ def _with_named(layers: list[Layer], series: Series, request: Request) -> list[L
             for layer in layers
         ]
     if not _NAME.fullmatch(title):
-        raise UsageError(f"--patch {request.patch!r}: a patch is named NN-name, e.g. 05-run_mlm")
+        raise UsageError(f"--patch {request.patch!r}: a patch is named NN-name, e.g. 08-run_ner")
     if len(message) < 2:
         raise UsageError(f"--patch {title} is new to {series.shown}: give it a --subject and a --description")
     new = Patch(

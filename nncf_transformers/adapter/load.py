@@ -34,6 +34,8 @@ def load_base(folder: AdapterFolder, base: str) -> Any:
     Raises:
         UsageError: there is no such model.
     """
+    if not Path(base).is_dir() and (base.startswith((".", "/", "~")) or base.count("/") > 1 or Path(base).exists()):
+        raise UsageError(f"--model {base}: is no folder; name the folder of a model, or a model of the hub")
     load_smaller_models()
     LOADING_LOGGER.addFilter(without_quantizers)
     try:

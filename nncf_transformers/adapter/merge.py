@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from adapters import AdapterConfig
+from adapters import AdapterConfig, ConfigUnion
 from transformers import AutoTokenizer
 
 from nncf_transformers.adapter.config import describe_config, is_lora
@@ -42,15 +42,16 @@ def merge_adapter(base: str, adapter: str, output: str) -> None:
         raise UsageError(f"--output {output}: exists already; name another folder")
     if Path(base).is_dir() and is_compressed(base):
         raise _quantized(base)
+    model = load_with_adapter(folder, base)
     config = AdapterConfig.load(folder.content["config"])
-    gates = [part.use_gating for part in getattr(config, "configs", [config]) if hasattr(part, "use_gating")]
+    parts = config.configs if isinstance(config, ConfigUnion) else [config]
+    gates = [getattr(part, "use_gating", False) for part in parts]
     if folder.language is not None or not is_lora(config) or any(gates):
         what = "a stack of adapters" if folder.language is not None else describe_config(config)
         raise UsageError(
             f"--adapter {adapter}: {what} cannot be merged, as it is more than a change of weights; the LoRA family "
             "without gates can"
         )
-    model = load_with_adapter(folder, base)
     if Compression.of(model) is not None:
         raise _quantized(base)
     inputs = synthetic_inputs(model, batch=2, sequence=16)

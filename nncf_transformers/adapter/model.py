@@ -3,8 +3,10 @@
 import contextlib
 import functools
 import inspect
+import json
 import logging
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import adapters
@@ -16,9 +18,9 @@ from nncf_transformers.adapter.flags import AdapterPlan
 from nncf_transformers.adapter.folder import AdapterFolder, check_name, clean_name
 from nncf_transformers.adapter.keys import adapter_keys, checksum, count, head_keys, quietly
 from nncf_transformers.adapter.saving import Base, base_of, first_line, head_class, load_weights
-from nncf_transformers.checkpoint import is_compressed, local_folder
+from nncf_transformers.checkpoint import ADAPTERS_KEY, is_compressed, local_folder, read_state
 from nncf_transformers.config.trace import trace_operations
-from nncf_transformers.errors import UsageError
+from nncf_transformers.errors import IntegrityError, UsageError
 from nncf_transformers.inputs import synthetic_inputs
 
 logger = logging.getLogger(__name__)
@@ -78,6 +80,8 @@ def install(model: Any, plan: AdapterPlan, *, default_name: str | None, trains: 
     with quietly():
         model.train_adapter(name)
         model.set_active_adapters(Stack(*stack, name))
+    if place is not None and is_compressed(place):
+        _check_compressed_with(model, place)
     parts = count(model)
     logger.info(
         "adapter %s (%s)%s: %d parameters of it and %d of the head are trained, %d are frozen",
@@ -141,11 +145,43 @@ def setup_of(model: Any) -> dict[str, Any]:
 
 
 def rebuild(model: Any, setup: Mapping[str, Any]) -> None:
-    """Give a model the adapters of :func:`setup_of`, with parameters that are still to be loaded."""
-    model.config.adapters = dict(setup["config"])
-    prepare(model)
-    with quietly():
-        model.set_active_adapters(AdapterCompositionBlock.from_dict(setup["active"]))
+    """Give a model the adapters of :func:`setup_of`, with parameters that are still to be loaded.
+
+    Raises:
+        IntegrityError: what is said of the adapters is damaged.
+    """
+    try:
+        model.config.adapters = dict(setup["config"])
+        prepare(model)
+        with quietly():
+            model.set_active_adapters(AdapterCompositionBlock.from_dict(setup["active"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        place = getattr(model.config, "_name_or_path", None) or type(model).__name__
+        raise IntegrityError(
+            f"{place}: the adapters that it was compressed with are not described as they were saved ({error!r}); copy "
+            "it again"
+        ) from error
+
+
+def _check_compressed_with(model: Any, folder: Path) -> None:
+    """Refuse a checkpoint that was compressed with other adapters in it, some of whose operations are quantized.
+
+    Raises:
+        UsageError: naming the adapter that is in it.
+    """
+    theirs = read_state(folder, model).get(ADAPTERS_KEY)
+    if theirs is not None and json.loads(json.dumps(setup_of(model))) != theirs:
+        raise UsageError(
+            f"--train_adapter: {folder} was quantized with an adapter in it ({_names_in(theirs)}), so no other can be "
+            "put in; train another on the model of before"
+        )
+
+
+def _names_in(setup: Any) -> str:
+    try:
+        return ", ".join(setup["config"]["adapters"])
+    except (KeyError, TypeError):
+        return "damaged"
 
 
 def check_fits(folder: AdapterFolder, model: Any) -> None:

@@ -6,7 +6,7 @@ result. What tells it is who takes it: the layer that took the quantized tensor 
 """
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Mapping
 from typing import Any
 
@@ -80,6 +80,7 @@ class Graphs:
         # value in another order.
         self.exact = _pairs(_keys(without, True), _keys(with_adapter, True))
         self.same = _pairs(_keys(without, False), _keys(with_adapter, False)) | self.exact
+        self.calls = [Counter((op.module_path, op.function) for op in ops) for ops in (without, with_adapter)]
         self.takers: dict[str, list[tuple[Operation, int]]] = defaultdict(list)
         for operation in without:
             for port, source, _ in operation.inputs:
@@ -99,6 +100,9 @@ class Graphs:
             return (
                 [hook.replace(nested[1], self.same[inner].replace("/", "-"))] if inner in self.same else self.none(node)
             )
+        if "/" not in node:
+            # A mask, which is on a parameter and not on an operation.
+            return [hook]
         if kind == "post_hooks":
             return [f"{kind}.{new}__{port}" for new in self.results(node)]
         number, dot, index = port.partition(".")
@@ -107,6 +111,8 @@ class Graphs:
 
     def results(self, node: str) -> list[str]:
         """The operations whose results go where the result of ``node`` went."""
+        if self.is_inside(node):
+            return [self.same[node]]
         found: dict[str, None] = {}
         for taker, port in self.takers[node]:
             # A module may be computed in another way, or be given another tensor, but it is given one.
@@ -116,6 +122,17 @@ class Graphs:
             elif (now := self.now.get(self.same.get(taker.node_name, ""))) is not None:
                 found.update(dict.fromkeys(name for at, name, _ in now.inputs if at == port))
         return [*found] or self.none(node)
+
+    def is_inside(self, node: str) -> bool:
+        """Whether a result stays within a module that computes such results as often as it did.
+
+        What takes it there may have another number now (the library's DeBERTa reshapes more often), but no adapter
+        comes in between.
+        """
+        operation = self.before[node]
+        place = (operation.module_path, operation.function)
+        within = all(taker.module_path == operation.module_path for taker, _ in self.takers[node])
+        return node in self.same and within and self.calls[0][place] == self.calls[1][place]
 
     def given_to(self, module: str) -> list[str]:
         """The operations outside a module, and outside the modules in it, whose results its own operations take."""

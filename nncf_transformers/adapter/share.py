@@ -7,6 +7,7 @@ ONNX Runtime and OpenVINO read that. An OpenVINO IR cannot: it has one file of w
 import hashlib
 import json
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -96,7 +97,7 @@ def export_adapters(base: str, adapters: Sequence[str], output: str) -> list[Sha
 
 def _name(place: str) -> str:
     """A task's name: that of its run, for adapters of one data set bear one name."""
-    folder = Path(place).resolve()
+    folder = Path(os.path.abspath(place))
     return clean_name(folder.name) or "adapter"
 
 
