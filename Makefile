@@ -44,6 +44,10 @@ sizes = num_hidden_layers:12,ff_iter_num:4,num_attention_heads:8,hidden_size:512
 reader = --model $(or $(MODEL),runs/qa/packed-int8/openvino)
 finder = --embedding $(or $(EMBEDDING),runs/emb/packed-int8/openvino) --input $(DOCS)
 
+# Tests that share work trees, the cache and the compiler, and the others, two of which can run at a time.
+ALONE  := tests/demo tests/kernels tests/overlay tests/scripts tests/test_project.py
+BESIDE := $(filter-out $(ALONE) tests/__pycache__,$(wildcard tests/test_*.py) $(patsubst %/,%,$(wildcard tests/*/)))
+
 .DEFAULT_GOAL := help
 .PHONY: help setup fetch apply revert status squad-fp32 squad-int8 squad-jpqd xnli-fp32 xnli-int8 mnli-int8 sst2-int8 mrpc-int8 \
 	squad-adapter squad-adapter-int8 squad-v2-adapter squad-v2-adapter-int8 seq2seq-qa seq2seq-qa-int8 mlm mlm-int8 clm clm-int8 \
@@ -226,7 +230,8 @@ bench-drift: $(READY) ## how long a patch lives on upstream's history; speed of 
 
 test: $(READY) ## linters, types and all tests
 	$(MAKE) --no-print-directory lint
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 $(ALONE:%=--ignore=%)
+	$(RUN) -m pytest $(BESIDE:%=--ignore=%)
 
 lint: $(READY) ## check style, types and patches; changes nothing
 	$(VENV)/bin/ruff check .

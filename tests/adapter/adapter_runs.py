@@ -1,9 +1,12 @@
 """Train, save and load adapters of tiny models."""
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
 
+import adapters  # noqa: F401
+import nncf.torch  # noqa: F401
 import torch
 from datasets import Dataset
 from tiny import HEADS, tiny_batches, tiny_model
@@ -11,6 +14,9 @@ from torch import nn
 
 from nncf_transformers.hf import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainingArguments
 from nncf_transformers.inputs import call_model, synthetic_inputs
+
+# Every training collects garbage; it need not look through what the libraries made, which takes longer than the rest.
+gc.freeze()
 
 # What the library writes for an adapter and its head.
 FILES = ["adapter.safetensors", "adapter_config.json", "head_config.json", "model_head.safetensors"]
