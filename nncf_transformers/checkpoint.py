@@ -18,7 +18,7 @@ from torch import nn
 
 from nncf_transformers.algorithms.base import hooks
 from nncf_transformers.config.trace import Operation, trace_operations
-from nncf_transformers.errors import IntegrityError
+from nncf_transformers.errors import IntegrityError, UsageError
 from nncf_transformers.families import family_of, is_adapted
 from nncf_transformers.inputs import synthetic_inputs
 from nncf_transformers.translate import find_places, translate_parameters, translate_state
@@ -217,8 +217,17 @@ def load_compressed(folder: str | os.PathLike[str], model: nn.Module) -> dict[st
 
 
 def base_operations(model: Any) -> tuple[Operation, ...]:
-    """The operations of a model before it got its adapters, which the one who put them in has kept."""
-    operations: tuple[Operation, ...] = model.nncf_base_operations
+    """The operations of a model before it got its adapters, which the one who put them in has kept.
+
+    Raises:
+        UsageError: it was not compressed then, so the checkpoint is of another training.
+    """
+    operations: tuple[Operation, ...] | None = getattr(model, "nncf_base_operations", None)
+    if operations is None:
+        raise UsageError(
+            f"{model.config._name_or_path}: an adapter is in it, and the checkpoint to go on with was compressed "
+            "without one; pass that as --model_name_or_path, with another --output_dir"
+        )
     return operations
 
 
@@ -227,10 +236,11 @@ def _with_adapters(model: nn.Module, setup: Mapping[str, Any] | None) -> Callabl
     if setup is None:
         return lambda key: False
     from nncf_transformers.adapter.flags import check_library
+
+    check_library(str(getattr(model.config, "_name_or_path", None) or "the checkpoint"))
     from nncf_transformers.adapter.keys import adapter_keys
     from nncf_transformers.adapter.model import rebuild
 
-    check_library()
     if not is_adapted(model):
         rebuild(model, setup)
     return adapter_keys(model)
@@ -295,6 +305,18 @@ def _keys(file: Path) -> list[str]:
             return list(tensors.keys())
     except (SafetensorError, OSError) as error:
         raise IntegrityError(f"{file}: damaged or truncated ({error}); copy it again") from error
+
+
+def stored_names(folder: Path) -> dict[str, Path]:
+    """The tensors of a checkpoint's safetensors files, and the file that each is in."""
+    return {key: file for file in _weight_files(folder) for key in _keys(file)}
+
+
+def stored_rows(file: Path, key: str, count: int) -> torch.Tensor:
+    """The first rows of one tensor of a file."""
+    with safe_open(file, framework="pt") as tensors:
+        rows: torch.Tensor = tensors.get_slice(key)[:count]
+        return rows
 
 
 def write_weights(folder: str | os.PathLike[str], state_dict: dict[str, Any]) -> None:

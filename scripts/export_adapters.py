@@ -35,6 +35,9 @@ def main() -> None:
     parser.add_argument("--output", required=True, metavar="DIR", help="where to write")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    from nncf_transformers.adapter.flags import check_library
+
+    check_library("export_adapters.py")
     from nncf_transformers.adapter.share import WEIGHTS_FILE, export_adapters
 
     tasks = export_adapters(args.model, args.adapters, args.output)

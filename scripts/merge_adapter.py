@@ -30,6 +30,9 @@ def main() -> None:
     parser.add_argument("--output", required=True, metavar="DIR", help="where to write the merged model")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    from nncf_transformers.adapter.flags import check_library
+
+    check_library("merge_adapter.py")
     from nncf_transformers.adapter.merge import merge_adapter
 
     merge_adapter(args.model, args.adapter, args.output)

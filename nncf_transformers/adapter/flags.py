@@ -87,23 +87,25 @@ class AdapterPlan:
     language_config: "AdapterConfig | None"
 
 
-def check_library() -> None:
+def check_library(what: str = "--train_adapter") -> None:
     """Refuse adapters where the library is missing, or is made for another version of transformers.
+
+    Args:
+        what: needs them; a flag, a script or a file.
 
     Raises:
         UsageError: what is here, what is needed, and which pin has it.
     """
     from packaging.requirements import Requirement
 
-    remedy = "use the pin that it is made for (make: PIN=v4.57), or drop the flag"
+    remedy = "use the pin that it is made for (make: PIN=v4.57)"
     try:
         ours, wanted = version("adapters"), map(Requirement, requires("adapters") or ())
     except PackageNotFoundError:
-        raise UsageError(f"--train_adapter: the library adapters is not installed here; {remedy}") from None
+        raise UsageError(f"{what}: the library adapters is not installed here; {remedy}") from None
     here = version("transformers")
     for requirement in wanted:
         if requirement.name == "transformers" and not requirement.specifier.contains(here, prereleases=True):
             raise UsageError(
-                f"--train_adapter: adapters {ours} works with transformers {requirement.specifier}, this is {here}; "
-                f"{remedy}"
+                f"{what}: adapters {ours} works with transformers {requirement.specifier}, this is {here}; {remedy}"
             )

@@ -86,7 +86,10 @@ def find_adapter(flag: str, place: str) -> AdapterFolder:
             raise UsageError(f"{flag} {place}: is no folder; name the folder of an adapter, or of the run that made it")
         folder = _download(flag, place)
     if (folder / CONFIG_NAME).is_file():
-        return _read(folder)
+        # What it was stacked on is said in the folder of its run.
+        names = _stacked(folder.parent / SETUP_CONFIG_NAME)
+        below = folder.parent / names[0] if len(names) == 2 and names[-1] == folder.name else None
+        return replace(_read(folder), language=_read(below) if below is not None else None)
     names = _stacked(folder / SETUP_CONFIG_NAME)
     if names:
         language = _read(folder / names[0]) if len(names) == 2 else None

@@ -34,14 +34,17 @@ def adapter_keys(model: Any) -> Callable[[str], bool]:
 
 
 def head_keys(model: Any) -> set[str]:
-    """Parameters of the head alone: one that it shares with the embeddings is the base's."""
+    """Parameters of the head alone: one that it shares with the embeddings is the base's.
+
+    What the base's checkpoint lacks counts to it, a pooler say: it is nowhere else.
+    """
     belongs, of_head = adapter_keys(model), PredictionHeadLoader(model).filter_func(None)
     frozen = {id(p) for p in _output_parameters(model)}
     return {
         name
         for name, parameter in model.named_parameters()
         if of_head(name) and not belongs(name) and not name.startswith(HOOK_PREFIX) and id(parameter) not in frozen
-    }
+    } | _new(model)
 
 
 def without_copies(model: Any, state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,12 +53,18 @@ def without_copies(model: Any, state_dict: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in state_dict.items() if not belongs(key) or key in unique}
 
 
+def _new(model: Any) -> set[str]:
+    names: set[str] = getattr(model, "nncf_new_parameters", set())
+    return names
+
+
 def checksum(model: Any) -> str:
     """SHA-256 of the parameters of the encoder (or decoder), without adapters, head and quantizers."""
     base, digest = model.base_model, hashlib.sha256()
+    new = {id(model.get_parameter(name)) for name in _new(model)}
     belongs = adapter_keys(model) if hasattr(model, "adapters_config") else lambda key: False
     for name, parameter in sorted(base.named_parameters(prefix="base")):
-        if not belongs(name) and HOOK_PREFIX not in name:
+        if not belongs(name) and HOOK_PREFIX not in name and id(parameter) not in new:
             digest.update(name.encode())
             # Bytes, for numpy knows no bfloat16.
             digest.update(parameter.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())

@@ -6,7 +6,6 @@ from typing import Any
 
 import transformers
 
-from nncf_transformers.adapter.flags import check_library
 from nncf_transformers.adapter.folder import AdapterFolder
 from nncf_transformers.compression import LOADING_LOGGER, restore_if_compressed, without_quantizers
 from nncf_transformers.errors import IntegrityError, UsageError
@@ -28,14 +27,23 @@ def model_class(folder: AdapterFolder) -> Any:
     return found
 
 
+def check_place(base: str) -> None:
+    """Refuse what can be neither a folder nor a name on the hub.
+
+    Raises:
+        UsageError: naming it.
+    """
+    if not Path(base).is_dir() and (base.startswith((".", "/", "~")) or base.count("/") > 1 or Path(base).exists()):
+        raise UsageError(f"--model {base}: is no folder; name the folder of a model, or a model of the hub")
+
+
 def load_base(folder: AdapterFolder, base: str) -> Any:
     """Load the model that an adapter is for, without quantizers.
 
     Raises:
         UsageError: there is no such model.
     """
-    if not Path(base).is_dir() and (base.startswith((".", "/", "~")) or base.count("/") > 1 or Path(base).exists()):
-        raise UsageError(f"--model {base}: is no folder; name the folder of a model, or a model of the hub")
+    check_place(base)
     load_smaller_models()
     LOADING_LOGGER.addFilter(without_quantizers)
     try:
@@ -55,7 +63,6 @@ def load_with_adapter(folder: AdapterFolder, base: str) -> Any:
         UsageError: the adapter is for another model.
         IntegrityError: a file is damaged.
     """
-    check_library()
     from nncf_transformers.adapter.flags import AdapterPlan
     from nncf_transformers.adapter.model import install
 

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from nncf_transformers.adapter.config import describe_config, is_lora
 from nncf_transformers.adapter.folder import find_adapter
 from nncf_transformers.adapter.keys import quietly
-from nncf_transformers.adapter.load import load_base, load_with_adapter
+from nncf_transformers.adapter.load import check_place, load_base, load_with_adapter
 from nncf_transformers.checkpoint import is_compressed
 from nncf_transformers.compression import Compression
 from nncf_transformers.errors import IntegrityError, UsageError
@@ -42,7 +42,7 @@ def merge_adapter(base: str, adapter: str, output: str) -> None:
         raise UsageError(f"--output {output}: exists already; name another folder")
     if Path(base).is_dir() and is_compressed(base):
         raise _quantized(base)
-    model = load_with_adapter(folder, base)
+    check_place(base)
     config = AdapterConfig.load(folder.content["config"])
     parts = config.configs if isinstance(config, ConfigUnion) else [config]
     gates = [getattr(part, "use_gating", False) for part in parts]
@@ -52,6 +52,7 @@ def merge_adapter(base: str, adapter: str, output: str) -> None:
             f"--adapter {adapter}: {what} cannot be merged, as it is more than a change of weights; the LoRA family "
             "without gates can"
         )
+    model = load_with_adapter(folder, base)
     if Compression.of(model) is not None:
         raise _quantized(base)
     inputs = synthetic_inputs(model, batch=2, sequence=16)

@@ -17,6 +17,7 @@ from nncf_transformers.adapter.config import describe_config
 from nncf_transformers.adapter.flags import AdapterPlan
 from nncf_transformers.adapter.folder import AdapterFolder, check_name, clean_name
 from nncf_transformers.adapter.keys import adapter_keys, checksum, count, head_keys, quietly
+from nncf_transformers.adapter.origin import origin
 from nncf_transformers.adapter.saving import Base, base_of, first_line, head_class, load_weights
 from nncf_transformers.checkpoint import ADAPTERS_KEY, is_compressed, local_folder, read_state
 from nncf_transformers.config.trace import trace_operations
@@ -45,11 +46,16 @@ def install(model: Any, plan: AdapterPlan, *, default_name: str | None, trains: 
         UsageError: the library has no adapters for this model, or the configuration or the loaded adapter does not fit.
         IntegrityError: a file is damaged.
     """
-    base = Base(str(getattr(model.config, "_name_or_path", "") or ""), checksum(model))
+    source, model.nncf_new_parameters = origin(model)
+    base = Base(source, checksum(model))
     present = list((getattr(model.config, "adapters", None) or {}).get("adapters", {}))
     for folder in filter(None, (plan.task, plan.language or (plan.task and plan.task.language))):
         check_fits(folder, model)
     if (place := local_folder(base.name) if base.name else None) is not None and is_compressed(place):
+        if plan.task is not None and read_state(place, model).get(ADAPTERS_KEY) is not None:
+            raise UsageError(
+                f"--load_adapter: {place} was quantized with its adapter in it, which is loaded with it; drop the flag"
+            )
         # Its quantizers, which are still to be put in, are named after these; the library changes some of them.
         model.nncf_base_operations = trace_operations(model, synthetic_inputs(model, batch=1, sequence=8))
     prepare(model)
@@ -80,6 +86,10 @@ def install(model: Any, plan: AdapterPlan, *, default_name: str | None, trains: 
     with quietly():
         model.train_adapter(name)
         model.set_active_adapters(Stack(*stack, name))
+    if model.nncf_new_parameters:
+        logger.info("not in %s, so trained and saved with the head: %s", source, ", ".join(model.nncf_new_parameters))
+        for key in model.nncf_new_parameters:
+            model.get_parameter(key).requires_grad_(True)
     if place is not None and is_compressed(place):
         _check_compressed_with(model, place)
     parts = count(model)
@@ -128,10 +138,13 @@ def _keep_signature(kind: Any, signature: inspect.Signature) -> None:
     The library's says nothing, or what the model takes that was made before; the Trainer then drops columns of the data
     that it believes to be of no use, and exports lose inputs.
     """
-    inherited, names = kind.forward, [*signature.parameters][1:]
+    inherited = kind.forward
+    names = [p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD][1:]
 
     @functools.wraps(inherited)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if len(args) > len(names):
+            raise TypeError(f"forward takes {len(names)} arguments, but {len(args)} were given")
         # By name, for the library's own forward may know no positions.
         return inherited(self, **dict(zip(names, args, strict=False)), **kwargs)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import adapters
 import transformers
+from adapters import AdapterConfig
 from adapters.loading import AdapterLoader, PredictionHeadLoader, WeightsLoader
 from adapters.utils import CONFIG_NAME, HEAD_CONFIG_NAME, SAFE_HEAD_WEIGHTS_NAME, SETUP_CONFIG_NAME
 from safetensors import SafetensorError
@@ -157,6 +158,11 @@ def load_again(model: Any, folder: str | os.PathLike[str]) -> None:
             f"{', '.join(found) or 'none'}"
         )
     for name in model.adapters_config:
+        if AdapterConfig.load(found[name].content["config"]) != model.adapters_config.get(name):
+            raise UsageError(
+                f"{found[name].path}: its adapter has another configuration than this training's; resume with the "
+                "flags of its beginning"
+            )
         load_weights(model, found[name], name, head=bool(head_keys(model)))
 
 

@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "base.weights"
 REPORT_FILE = "adapters.json"
+# No task can have this name.
+_SCRATCH = ".whole.onnx"
 # Smaller tensors stay in the graph: a reference would be as large.
 _LEAST_BYTES = 1024
 # Where a tensor may begin, so that a runtime can map the file into memory.
@@ -76,7 +78,9 @@ def export_adapters(base: str, adapters: Sequence[str], output: str) -> list[Sha
     """
     folders = {name: find_adapter("--adapters", place) for place in adapters for name in [_name(place)]}
     if len(folders) < len(adapters):
-        raise UsageError("--adapters: two of them have the same name; a task is a file of that name")
+        raise UsageError(
+            "--adapters: two of them have the same name; a task is a file of that name, so rename a folder"
+        )
     target = Path(output)
     target.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".export.", dir=target))
@@ -102,18 +106,23 @@ def _name(place: str) -> str:
 
 
 def _write_base(folder: AdapterFolder, base: str, target: Path) -> dict[str, tuple[int, int]]:
-    """Write the large weights of the base without an adapter, and say where each is: offset and length by digest."""
+    """Write the large weights of the base without an adapter, and say where each is: offset and length by digest.
+
+    A weight that the model with the adapter has not is no base's: it is of the head, which each adapter has of its own.
+    """
     model = load_base(folder, base).eval()
     if Path(base).is_dir() and is_compressed(base):
         restore(model, base)
-    if len(parts_of(model)) > 1:
+    adapted = load_with_adapter(folder, base)
+    if len(parts_of(adapted)) > 1:
         raise UsageError(f"--model {base}: has an encoder and a decoder, which cannot be exported with a shared base")
-    graph = _graph_of(model, target / "whole.onnx")
+    wanted = {_digest(tensor, content) for tensor, content in _large(_graph_of(adapted, target / _SCRATCH))}
+    graph = _graph_of(model, target / _SCRATCH)
     places: dict[str, tuple[int, int]] = {}
     with open(target / WEIGHTS_FILE, "wb") as file:
         for tensor, content in _large(graph):
             digest = _digest(tensor, content)
-            if digest not in places:
+            if digest in wanted and digest not in places:
                 file.write(b"\0" * (-file.tell() % _ALIGNMENT))
                 places[digest] = (file.tell(), len(content))
                 file.write(content)
@@ -124,9 +133,9 @@ def _export_one(
     name: str, folder: AdapterFolder, base: str, weights: dict[str, tuple[int, int]], target: Path
 ) -> Shared:
     model = load_with_adapter(folder, base)
-    graph = _graph_of(model, target / "whole.onnx", keep=True)
-    whole = (target / "whole.onnx").stat().st_size
-    (target / "whole.onnx").unlink()
+    graph = _graph_of(model, target / _SCRATCH, keep=True)
+    whole = (target / _SCRATCH).stat().st_size
+    (target / _SCRATCH).unlink()
     shared = 0
     for tensor, content in _large(graph):
         place = weights.get(_digest(tensor, content))
@@ -173,9 +182,11 @@ def _check_same_base(old: Path, new: Path, base: str) -> None:
 def _read_report(folder: Path) -> dict[str, Any]:
     path = folder / REPORT_FILE
     try:
-        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
         raise UsageError(f"{path}: is no valid JSON ({error}); delete it") from error
+    if not isinstance(report, dict):
+        raise UsageError(f"{path}: is no report of tasks; delete it")
     return report
 
 

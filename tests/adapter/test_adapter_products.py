@@ -68,9 +68,10 @@ def test_a_folder_of_tasks_belongs_to_one_base(tmp_path: Path) -> None:
     ):
         export_adapters(str(folders[1]), [str(tmp_path / "out1")], str(tmp_path / "tasks"))
     assert {path.name: path.read_bytes() for path in (tmp_path / "tasks").iterdir()} == before
-    (tmp_path / "tasks" / REPORT_FILE).write_text("{")
-    with pytest.raises(UsageError, match=rf"{REPORT_FILE}: is no valid JSON"):
-        export_adapters(str(folders[0]), [str(tmp_path / "out0")], str(tmp_path / "tasks"))
+    for content, message in (("{", "is no valid JSON"), ("[]", "is no report of tasks")):
+        (tmp_path / "tasks" / REPORT_FILE).write_text(content)
+        with pytest.raises(UsageError, match=rf"{REPORT_FILE}: {message}.*delete it"):
+            export_adapters(str(folders[0]), [str(tmp_path / "out0")], str(tmp_path / "tasks"))
 
 
 def test_encoder_and_decoder_cannot_share(tmp_path: Path) -> None:

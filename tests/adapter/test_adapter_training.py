@@ -113,6 +113,30 @@ def test_sizes_of_the_published_models(
     }
 
 
+@pytest.mark.parametrize(
+    ("family", "head", "tied", "expected"),
+    [
+        ("roberta", "masked", True, {"dense.weight", "dense.bias", "layer_norm.weight", "layer_norm.bias"}),
+        ("gpt2", "causal", True, None),
+        ("gpt2", "causal", False, None),
+        ("t5", "seq2seq", True, None),
+    ],
+)
+def test_what_is_saved_of_a_language_models_head(
+    family: str, head: str, tied: bool, expected: set[str] | None, tmp_path: Path
+) -> None:
+    folder, out = base(tmp_path / "base", family, head, tie_word_embeddings=tied), tmp_path / "out"
+    model = train(out, load(folder, head), adapter_name="ours", save_strategy="no")
+    # What maps to words stays as it is, whether it is the embeddings or not.
+    assert torch.equal(model.get_output_embeddings().weight, load(folder, head).get_output_embeddings().weight)
+    if expected is None:
+        assert files(out / "ours") == FILES[:2]
+    else:
+        assert files(out / "ours") == FILES
+        assert load_file(out / "ours" / FILES[3]).keys() == {f"lm_head.{name}" for name in expected}
+    assert torch.equal(logits(reload(tmp_path, load(folder, head), out)), logits(model))
+
+
 def test_resume_is_bit_for_bit(tmp_path: Path) -> None:
     folder, out = base(tmp_path / "base"), tmp_path / "out"
     # Dropout and a schedule: the state of everything counts.
@@ -178,8 +202,8 @@ def test_language_stack(tmp_path: Path) -> None:
     # One flag is enough: the set-up says what is below.
     again = reload(tmp_path, load(folder), out)
     assert torch.equal(logits(again), logits(run.model))
-    alone = reload(tmp_path, load(folder), out / "task")
-    assert not torch.equal(logits(alone), logits(run.model)), "the adapter alone is another model"
+    of_folder = reload(tmp_path, load(folder), out / "task")
+    assert torch.equal(logits(of_folder), logits(run.model)), "the adapter's folder leaves out what is below"
     resumed = trainer(tmp_path / "r", load(folder), load_lang_adapter=lang, adapter_name="task")
     resumed.train(resume_from_checkpoint=str(out / "checkpoint-2"))
     assert torch.equal(logits(resumed.model), logits(run.model))
