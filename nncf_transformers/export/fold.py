@@ -138,7 +138,12 @@ class _Folder:
             for user in self.consumers[consumer.output[0]]:
                 self.connect(user, consumer.output[0], weight.transposed())
             return
-        if consumer.op_type == "Gemm" and consumer.input[1] == name and self.is_linear(consumer):
+        if (
+            consumer.op_type == "Gemm"
+            and consumer.input[1] == name
+            and self.is_linear(consumer)
+            and self.is_quantized(consumer.input[0])
+        ):
             self.connect_linear(consumer, name, weight)
             return
         if _looks_up(consumer, name) and not weight.zero.any():
@@ -157,6 +162,13 @@ class _Folder:
         for i, used in enumerate(consumer.input):
             if used == name:
                 consumer.input[i] = output
+
+    def is_quantized(self, name: str) -> bool:
+        """Whether a tensor was quantized. If not, ONNX Runtime would quantize it on its own for an INT8 product."""
+        node = self.producer.get(name)
+        while node is not None and node.op_type in ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity"):
+            node = self.producer.get(node.input[0])
+        return node is not None and node.op_type == "DequantizeLinear"
 
     def is_linear(self, gemm: onnx.NodeProto) -> bool:
         """Say whether a Gemm is x · W + b, or x · transposed W + b, and no more."""
