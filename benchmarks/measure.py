@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.harness import Scorer, Variant, circumstances, class_scorer, judge, run, squad_scorer, table  # noqa: E402
-from scripts.train import script_path  # noqa: E402
+from scripts.train import parse_with_extra, script_path  # noqa: E402
 
 MEASURED = ROOT / "benchmarks" / "measured"
 
@@ -150,12 +150,10 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
         help="squad: compare the runtimes of the QAT model on this larger file, too; it may be the training data, as "
         "only their agreement counts",
     )
-    words = sys.argv[1:]
-    cut = words.index("--") if "--" in words else len(words)
-    args = parser.parse_args(words[:cut])
+    args, extra = parse_with_extra(parser)
     if args.compare_on and (args.task != "squad" or not args.compare_on.is_file()):
         parser.error(f"--compare-on {args.compare_on}: takes an existing file in SQuAD's format, for squad only")
-    return args, words[cut + 1 :]
+    return args, extra
 
 
 if __name__ == "__main__":

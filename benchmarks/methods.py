@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.harness import Scorer, circumstances, class_scorer, run, squad_scorer  # noqa: E402
-from scripts.train import script_path  # noqa: E402
+from scripts.train import parse_with_extra, script_path  # noqa: E402
 
 MEASURED = ROOT / "benchmarks" / "measured"
 METHODS = ROOT / "benchmarks" / "methods.toml"
@@ -239,9 +239,7 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--out", help="folder for checkpoints and exports")
     parser.add_argument("--only", nargs="+", metavar="METHOD", help="these methods of benchmarks/methods.toml")
     parser.add_argument("--reuse", action="store_true", help="keep the results that the record has already")
-    words = sys.argv[1:]
-    cut = words.index("--") if "--" in words else len(words)
-    return parser.parse_args(words[:cut]), words[cut + 1 :]
+    return parse_with_extra(parser)
 
 
 if __name__ == "__main__":

@@ -104,6 +104,25 @@ def read_state(folder: str | os.PathLike[str], model: nn.Module) -> dict[str, An
     return state
 
 
+def check_resumable(folder: str | os.PathLike[str], flag: str) -> None:
+    """Refuse to resume a training from a folder without the optimizer's state.
+
+    Upstream would go on with a fresh optimizer, without a word: not the run that was interrupted.
+
+    Args:
+        folder: of ``--resume_from_checkpoint``.
+        flag: what such a folder may be passed as instead.
+
+    Raises:
+        UsageError: it is the output of a finished run.
+    """
+    if not (Path(folder) / "optimizer.pt").is_file():
+        raise UsageError(
+            f"{folder}: has no optimizer.pt, so it cannot be resumed; take one of its checkpoint-* folders, or pass it "
+            f"as {flag}, with another --output_dir"
+        )
+
+
 def same_structure(folder: str | os.PathLike[str], model: nn.Module) -> bool:
     """Say whether the checkpoint's quantizers and masks sit where those of the compressed ``model`` sit."""
     theirs = _without_blocks(read_state(folder, model)["compression_state"])
@@ -246,11 +265,13 @@ def _with_adapters(model: nn.Module, setup: Mapping[str, Any] | None) -> Callabl
     return adapter_keys(model)
 
 
-def remove_hooks(model: nn.Module) -> None:
-    """Take all quantizers and masks off a model, whose parameters stay as they are."""
+def remove_hooks(model: nn.Module, masks: bool = True) -> None:
+    """Take all quantizers, and the masks unless told otherwise, off a model, whose parameters stay as they are."""
     from nncf.torch.function_hook.wrapper import get_hook_storage
 
     for module in _hooks_of(model):
+        if not masks and module["module_path"] == MASKS_MODULE:
+            continue
         for name in module["hook_names_in_model"]:
             get_hook_storage(model).delete_hook(name)
 

@@ -32,7 +32,7 @@ PUBLISHED = ROOT / "benchmarks" / "published.toml"
 def main() -> int:
     """Compose the command, print it, and become it."""
     tasks = tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))
-    args, extra = _parse(tasks)
+    args, extra = parse_with_extra(make_parser(tasks))
     try:
         command = compose(args, tasks[args.task], extra)
     except OverlayError as error:
@@ -70,7 +70,8 @@ def compose(args: argparse.Namespace, task: dict[str, Any], extra: list[str]) ->
         options["data_dir"] = args.data
     if args.int8:
         config = args.config or ("config" in task and str(ROOT / task["config"]))
-        if config:
+        # A recipe says itself how to compress the model.
+        if config and not any(word.split("=")[0] == "--recipe" for word in extra):
             options["nncf_config"] = config
         options["to_onnx"] = f"{out}.onnx"
         options["to_openvino"] = f"{out}-openvino"
@@ -100,6 +101,15 @@ def script_path(pin_name: str, script: str) -> Path:
     if not path.is_file():
         raise OverlayError(f"pin {pin.name} is not applied: run `make apply PIN={pin.name}` first")
     return path
+
+
+def parse_with_extra(
+    parser: argparse.ArgumentParser, words: list[str] | None = None
+) -> tuple[argparse.Namespace, list[str]]:
+    """Parse the command line up to ``--``; what follows it is left as it is, for another script."""
+    words = sys.argv[1:] if words is None else words
+    cut = words.index("--") if "--" in words else len(words)
+    return parser.parse_args(words[:cut]), words[cut + 1 :]
 
 
 def _other_library(pin: Pin) -> str | None:
@@ -154,7 +164,8 @@ def _batch_sizes(text: str, train: int, evaluate: int) -> dict[str, str]:
     return {f"per_{what}_train_batch_size": str(train), f"per_{what}_eval_batch_size": str(evaluate)}
 
 
-def _parse(tasks: dict[str, Any]) -> tuple[argparse.Namespace, list[str]]:
+def make_parser(tasks: dict[str, Any]) -> argparse.ArgumentParser:
+    """The flags of this script; ``tasks`` are those of benchmarks/published.toml."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=tasks, help="what to train; see benchmarks/published.toml")
     parser.add_argument("--int8", action="store_true", help="quantization-aware training, then export")
@@ -168,9 +179,7 @@ def _parse(tasks: dict[str, Any]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--batch", type=int, help="samples a process and step; as published by default")
     parser.add_argument("--nproc", type=int, default=1, help="processes, started by torchrun (default: 1)")
     parser.add_argument("--dry-run", action="store_true", help="print the command, do not run it")
-    words = sys.argv[1:]
-    cut = words.index("--") if "--" in words else len(words)
-    return parser.parse_args(words[:cut]), words[cut + 1 :]
+    return parser
 
 
 if __name__ == "__main__":

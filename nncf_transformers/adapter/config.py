@@ -70,9 +70,13 @@ def only_lora(model: Any) -> bool:
 
 def is_lora(config: Any) -> bool:
     """Whether a configuration is of the LoRA family, or a union of such."""
+    return all(isinstance(part, LoRAConfig) for part in parts_of_config(config))
+
+
+def parts_of_config(config: Any) -> list[AdapterConfig]:
+    """The configurations that a union is of; a configuration alone is one."""
     config = AdapterConfig.load(config)
-    parts = config.configs if isinstance(config, ConfigUnion) else [config]
-    return all(isinstance(part, LoRAConfig) for part in parts)
+    return list(config.configs) if isinstance(config, ConfigUnion) else [config]
 
 
 def _read_json(flag: str, text: str) -> Mapping[str, Any]:

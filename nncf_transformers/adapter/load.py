@@ -1,6 +1,7 @@
 """Load a base with a saved adapter in it, for what no script of upstream's does."""
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,14 @@ def check_place(base: str) -> None:
     """
     if not Path(base).is_dir() and (base.startswith((".", "/", "~")) or base.count("/") > 1 or Path(base).exists()):
         raise UsageError(f"--model {base}: is no folder; name the folder of a model, or a model of the hub")
+
+
+def save_tokenizer(places: Iterable[str], target: Path) -> None:
+    """Save the tokenizer of the first place that has one to the folder ``target``; nothing where none has."""
+    for place in places:
+        if any(Path(place).glob("tokenizer*")) or any(Path(place).glob("vocab*")):
+            transformers.AutoTokenizer.from_pretrained(place).save_pretrained(target)
+            return
 
 
 def load_base(folder: AdapterFolder, base: str) -> Any:

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from adapters import AdapterConfig, ConfigUnion
-from transformers import AutoTokenizer
+from adapters import AdapterConfig
 
-from nncf_transformers.adapter.config import describe_config, is_lora
+from nncf_transformers.adapter.config import describe_config, is_lora, parts_of_config
 from nncf_transformers.adapter.folder import find_adapter
 from nncf_transformers.adapter.keys import quietly
-from nncf_transformers.adapter.load import check_place, load_base, load_with_adapter
+from nncf_transformers.adapter.load import check_place, load_base, load_with_adapter, save_tokenizer
 from nncf_transformers.checkpoint import is_compressed
 from nncf_transformers.compression import Compression
 from nncf_transformers.errors import IntegrityError, UsageError
@@ -44,8 +43,7 @@ def merge_adapter(base: str, adapter: str, output: str) -> None:
         raise _quantized(base)
     check_place(base)
     config = AdapterConfig.load(folder.content["config"])
-    parts = config.configs if isinstance(config, ConfigUnion) else [config]
-    gates = [getattr(part, "use_gating", False) for part in parts]
+    gates = [getattr(part, "use_gating", False) for part in parts_of_config(config)]
     if folder.language is not None or not is_lora(config) or any(gates):
         what = "a stack of adapters" if folder.language is not None else describe_config(config)
         raise UsageError(
@@ -85,10 +83,7 @@ def _write(model: Any, target: Path, tokenizers: tuple[str, ...]) -> None:
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         model.save_pretrained(temporary)
-        for place in tokenizers:
-            if any(Path(place).glob("tokenizer*")) or any(Path(place).glob("vocab*")):
-                AutoTokenizer.from_pretrained(place).save_pretrained(temporary)
-                break
+        save_tokenizer(tokenizers, temporary)
         temporary.chmod(0o755)
         temporary.replace(target)
     finally:

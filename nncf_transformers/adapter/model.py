@@ -13,7 +13,7 @@ import adapters
 from adapters.composition import AdapterCompositionBlock, Stack
 from torch import nn
 
-from nncf_transformers.adapter.config import describe_config
+from nncf_transformers.adapter.config import describe_config, parts_of_config
 from nncf_transformers.adapter.flags import AdapterPlan
 from nncf_transformers.adapter.folder import AdapterFolder, check_name, clean_name
 from nncf_transformers.adapter.keys import adapter_keys, checksum, count, head_keys, quietly
@@ -51,11 +51,13 @@ def install(model: Any, plan: AdapterPlan, *, default_name: str | None, trains: 
     present = list((getattr(model.config, "adapters", None) or {}).get("adapters", {}))
     for folder in filter(None, (plan.task, plan.language or (plan.task and plan.task.language))):
         check_fits(folder, model)
-    if (place := local_folder(base.name) if base.name else None) is not None and is_compressed(place):
-        if plan.task is not None and read_state(place, model).get(ADAPTERS_KEY) is not None:
-            raise UsageError(
-                f"--load_adapter: {place} was quantized with its adapter in it, which is loaded with it; drop the flag"
-            )
+    compressed = _compressed_folder(base)
+    theirs = read_state(compressed, model).get(ADAPTERS_KEY) if compressed is not None else None
+    if plan.task is not None and theirs is not None:
+        raise UsageError(
+            f"--load_adapter: {compressed} was quantized with its adapter in it, which is loaded with it; drop the flag"
+        )
+    if compressed is not None:
         # Its quantizers, which are still to be put in, are named after these; the library changes some of them.
         model.nncf_base_operations = trace_operations(model, synthetic_inputs(model, batch=1, sequence=8))
     prepare(model)
@@ -64,34 +66,11 @@ def install(model: Any, plan: AdapterPlan, *, default_name: str | None, trains: 
     if plan.task is not None:
         _load_given(model, plan, name, trains)
     elif name not in model.adapters_config:
-        of_text = not type(model).__name__.endswith("SequenceClassification")
-        if of_text and "prompt_tuning" in architectures(plan.config):
-            raise UsageError(
-                f"--adapter_config prompt_tuning: puts tokens before the text, so that {type(model).__name__} would "
-                "answer for other positions than its labels have; use prefix_tuning"
-            )
-        if not trains:
-            raise UsageError(
-                "--train_adapter: without --do_train there must be an adapter to evaluate; name it with --load_adapter"
-            )
-        with _in_one_line("--adapter_config", model):
-            model.add_adapter(name, config=plan.config)
-            belongs = adapter_keys(model)
-            if not any(parameter.numel() for key, parameter in model.named_parameters() if belongs(key)):
-                raise ValueError("it puts no parameter anywhere")
+        _add_new(model, plan, name, trains)
     stack = _language(model, plan, name)
-    for tensor in (*model.parameters(), *model.buffers()):
-        # As it will be loaded: another order in memory is another order of sums.
-        tensor.data = tensor.data.contiguous()
-    with quietly():
-        model.train_adapter(name)
-        model.set_active_adapters(Stack(*stack, name))
-    if model.nncf_new_parameters:
-        logger.info("not in %s, so trained and saved with the head: %s", source, ", ".join(model.nncf_new_parameters))
-        for key in model.nncf_new_parameters:
-            model.get_parameter(key).requires_grad_(True)
-    if place is not None and is_compressed(place):
-        _check_compressed_with(model, place)
+    _train_only(model, stack, name)
+    if theirs is not None:
+        _check_compressed_with(model, compressed, theirs)
     parts = count(model)
     logger.info(
         "adapter %s (%s)%s: %d parameters of it and %d of the head are trained, %d are frozen",
@@ -105,10 +84,44 @@ def install(model: Any, plan: AdapterPlan, *, default_name: str | None, trains: 
     return name
 
 
-def architectures(config: adapters.AdapterConfig) -> set[str | None]:
-    """What kinds of adapters a configuration is of; several for a union."""
-    parts = config.configs if isinstance(config, adapters.ConfigUnion) else [config]
-    return {part.architecture for part in parts}
+def _compressed_folder(base: Base) -> Path | None:
+    """Where the checkpoint of a compressed base is; None for another base."""
+    folder = local_folder(base.name) if base.name else None
+    return folder if folder is not None and is_compressed(folder) else None
+
+
+def _add_new(model: Any, plan: AdapterPlan, name: str, trains: bool) -> None:
+    """Put a new adapter of ``--adapter_config`` into the model."""
+    of_text = not type(model).__name__.endswith("SequenceClassification")
+    if of_text and any(part.architecture == "prompt_tuning" for part in parts_of_config(plan.config)):
+        raise UsageError(
+            f"--adapter_config prompt_tuning: puts tokens before the text, so that {type(model).__name__} would "
+            "answer for other positions than its labels have; use prefix_tuning"
+        )
+    if not trains:
+        raise UsageError(
+            "--train_adapter: without --do_train there must be an adapter to evaluate; name it with --load_adapter"
+        )
+    with _in_one_line("--adapter_config", model):
+        model.add_adapter(name, config=plan.config)
+        belongs = adapter_keys(model)
+        if not any(parameter.numel() for key, parameter in model.named_parameters() if belongs(key)):
+            raise ValueError("it puts no parameter anywhere")
+
+
+def _train_only(model: Any, below: list[str], name: str) -> None:
+    """Make the adapter ``name`` active on those ``below`` it, and freeze all but it and the head."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        # As it will be loaded: another order in memory is another order of sums.
+        tensor.data = tensor.data.contiguous()
+    with quietly():
+        model.train_adapter(name)
+        model.set_active_adapters(Stack(*below, name))
+    if new := model.nncf_new_parameters:
+        source = model.nncf_adapter_base.name
+        logger.info("not in %s, so trained and saved with the head: %s", source, ", ".join(new))
+        for key in new:
+            model.get_parameter(key).requires_grad_(True)
 
 
 def prepare(model: Any) -> None:
@@ -176,14 +189,18 @@ def rebuild(model: Any, setup: Mapping[str, Any]) -> None:
         ) from error
 
 
-def _check_compressed_with(model: Any, folder: Path) -> None:
+def _check_compressed_with(model: Any, folder: Path | None, theirs: Any) -> None:
     """Refuse a checkpoint that was compressed with other adapters in it, some of whose operations are quantized.
+
+    Args:
+        model: with its adapters.
+        folder: the checkpoint.
+        theirs: what it says of its adapters, see :func:`setup_of`.
 
     Raises:
         UsageError: naming the adapter that is in it.
     """
-    theirs = read_state(folder, model).get(ADAPTERS_KEY)
-    if theirs is not None and json.loads(json.dumps(setup_of(model))) != theirs:
+    if json.loads(json.dumps(setup_of(model))) != theirs:
         raise UsageError(
             f"--train_adapter: {folder} was quantized with an adapter in it ({_names_in(theirs)}), so no other can be "
             "put in; train another on the model of before"

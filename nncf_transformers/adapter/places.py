@@ -8,7 +8,7 @@ result. What tells it is who takes it: the layer that took the quantized tensor 
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -96,10 +96,10 @@ class Graphs:
         node, _, port = rest.rpartition("__")
         if nested := re.search(r"_hook__(.+?)__\d", hook):
             # A hook on the operation of another hook, SmoothQuant's.
-            inner = nested[1].replace("-", "/")
-            return (
-                [hook.replace(nested[1], self.same[inner].replace("/", "-"))] if inner in self.same else self.none(node)
-            )
+            inner = self.same.get(nested[1].replace("-", "/"))
+            if inner is None:
+                self.refuse(node)
+            return [hook.replace(nested[1], inner.replace("/", "-"))]
         if "/" not in node:
             # A mask, which is on a parameter and not on an operation.
             return [hook]
@@ -121,7 +121,9 @@ class Graphs:
                 found.update(dict.fromkeys(given))
             elif (now := self.now.get(self.same.get(taker.node_name, ""))) is not None:
                 found.update(dict.fromkeys(name for at, name, _ in now.inputs if at == port))
-        return [*found] or self.none(node)
+        if not found:
+            self.refuse(node)
+        return [*found]
 
     def is_inside(self, node: str) -> bool:
         """Whether a result stays within a module that computes such results as often as it did.
@@ -145,16 +147,18 @@ class Graphs:
         operation = self.before[node]
         weight = dict(operation.parameters).get(port)
         if weight is None:
-            return (self.same[node], port) if node in self.same else self.none(node)
+            if node not in self.same:
+                self.refuse(node)
+            return self.same[node], port
         # The library multiplies by some weights in another way, but it is the same weight.
         likely = [self.now[name] for name in (self.same.get(node),) if name is not None]
         for now in (*likely, *self.now.values()):
             for number, name in now.parameters:
                 if name == weight and now.module_path == operation.module_path:
                     return now.node_name, number
-        return self.none(node)
+        self.refuse(node)
 
-    def none(self, node: str) -> Any:
+    def refuse(self, node: str) -> NoReturn:
         """Refuse an adapter with which a quantized tensor is not there any more."""
         raise UsageError(
             f"--train_adapter: the adapter takes {node}, which is quantized, out of the model; quantize the model with "

@@ -19,12 +19,10 @@ import onnx
 from onnx import numpy_helper
 from onnx.external_data_helper import set_external_data
 from torch import nn
-from transformers import AutoTokenizer
 
 from nncf_transformers.adapter.folder import AdapterFolder, clean_name, find_adapter
-from nncf_transformers.adapter.load import load_base, load_with_adapter
-from nncf_transformers.checkpoint import is_compressed
-from nncf_transformers.compression import restore
+from nncf_transformers.adapter.load import load_base, load_with_adapter, save_tokenizer
+from nncf_transformers.compression import restore_if_compressed
 from nncf_transformers.errors import UsageError
 from nncf_transformers.export import check_export
 from nncf_transformers.export.onnx import write_onnx
@@ -65,7 +63,8 @@ class Shared:
 def export_adapters(base: str, adapters: Sequence[str], output: str) -> list[Shared]:
     """Write ``base.weights`` and, for each adapter, ``<name>.onnx``; each is compared with torch in both runtimes.
 
-    The file of weights depends on the base alone: another call with the same base adds tasks to the folder.
+    ``base.weights`` holds the large weights that the base and its model with the first adapter have in common. Where
+    these are the same, whatever the adapter, another call with the same base adds tasks to the folder.
 
     Args:
         base: the model that all the adapters were trained on, INT8 or not.
@@ -73,7 +72,7 @@ def export_adapters(base: str, adapters: Sequence[str], output: str) -> list[Sha
         output: made if missing.
 
     Raises:
-        UsageError: two adapters of one name, or the folder belongs to another base.
+        UsageError: two adapters of one name, or the folder's ``base.weights`` is another.
         IntegrityError: an exported model is not the model in memory.
     """
     folders = {name: find_adapter("--adapters", place) for place in adapters for name in [_name(place)]}
@@ -88,7 +87,7 @@ def export_adapters(base: str, adapters: Sequence[str], output: str) -> list[Sha
         weights = _write_base(next(iter(folders.values())), base, temporary)
         _check_same_base(target / WEIGHTS_FILE, temporary / WEIGHTS_FILE, base)
         done = [_export_one(name, folder, base, weights, temporary) for name, folder in folders.items()]
-        _save_tokenizer((*adapters, base), temporary)
+        save_tokenizer((*adapters, base), temporary)
         before = _read_report(target)
         report = before | {task.name: asdict(task) for task in done}
         (temporary / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -106,13 +105,20 @@ def _name(place: str) -> str:
 
 
 def _write_base(folder: AdapterFolder, base: str, target: Path) -> dict[str, tuple[int, int]]:
-    """Write the large weights of the base without an adapter, and say where each is: offset and length by digest.
+    """Write the large weights that the base has both alone and with an adapter; give their places by digest.
 
-    A weight that the model with the adapter has not is no base's: it is of the head, which each adapter has of its own.
+    A weight of the base alone is of its head, in whose place each adapter has one of its own.
+
+    Args:
+        folder: the adapter.
+        base: the model, INT8 or not.
+        target: where :data:`WEIGHTS_FILE` is written.
+
+    Returns:
+        Offset and length in bytes, by :func:`_digest`.
     """
     model = load_base(folder, base).eval()
-    if Path(base).is_dir() and is_compressed(base):
-        restore(model, base)
+    restore_if_compressed(model, base)
     adapted = load_with_adapter(folder, base)
     if len(parts_of(adapted)) > 1:
         raise UsageError(f"--model {base}: has an encoder and a decoder, which cannot be exported with a shared base")
@@ -188,10 +194,3 @@ def _read_report(folder: Path) -> dict[str, Any]:
     if not isinstance(report, dict):
         raise UsageError(f"{path}: is no report of tasks; delete it")
     return report
-
-
-def _save_tokenizer(places: Sequence[str], target: Path) -> None:
-    for place in places:
-        if any(Path(place).glob("tokenizer*")) or any(Path(place).glob("vocab*")):
-            AutoTokenizer.from_pretrained(place).save_pretrained(target)
-            return

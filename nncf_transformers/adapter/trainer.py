@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from nncf_transformers.checkpoint import check_resumable
 from nncf_transformers.compression import Compression, compression_parameters
 from nncf_transformers.data import dataset_name
 from nncf_transformers.errors import UsageError
@@ -95,12 +96,7 @@ class AdapterMixin(_Trainer):
             return
         from nncf_transformers.adapter.saving import check_base, load_again
 
-        if not os.path.isfile(os.path.join(resume_from_checkpoint, "optimizer.pt")):
-            # Upstream would go on with a fresh optimizer, without a word: not the run that was interrupted.
-            raise UsageError(
-                f"{resume_from_checkpoint}: has no optimizer.pt, so it cannot be resumed; take one of its checkpoint-* "
-                "folders, or pass it as --load_adapter, with another --output_dir"
-            )
+        check_resumable(resume_from_checkpoint, "--load_adapter")
         check_base(self.model, resume_from_checkpoint)
         load_again(self.model, resume_from_checkpoint)
 

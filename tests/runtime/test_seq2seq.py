@@ -22,8 +22,8 @@ from nncf_transformers.evaluation import perplexity
 from nncf_transformers.export import export_model, sizes_of
 from nncf_transformers.hf import Seq2SeqTrainer, Seq2SeqTrainingArguments
 from nncf_transformers.inputs import call_model, input_names, model_inputs, synthetic_inputs
-from nncf_transformers.parts import hook_encoder
-from nncf_transformers.runtimes import onnx_runtime, openvino_runtime, seq2seq_runtime, torch_runtime
+from nncf_transformers.parts import ENCODER_MASK, ENCODER_STATES, hook_encoder
+from nncf_transformers.runtimes import Inputs, Outputs, Runtime, onnx_runtime, openvino_runtime, torch_runtime
 
 QUANTIZATION = {"algorithm": "quantization", "calibration_samples": 8}
 
@@ -49,6 +49,17 @@ def exported(quantized: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("t5")
     export_model(quantized, to_onnx=str(folder / "m.onnx"), to_openvino=str(folder / "ir"))
     return folder
+
+
+def both(encoder: Runtime, decoder: Runtime) -> Runtime:
+    """Make one runtime of the two parts of a model; it takes the decoder's tokens as ``decoder_input_ids``."""
+
+    def run(inputs: Inputs) -> Outputs:
+        (states,) = encoder({name: inputs[name] for name in ("input_ids", "attention_mask")})
+        own = {"input_ids": inputs["decoder_input_ids"], ENCODER_STATES: states, ENCODER_MASK: inputs["attention_mask"]}
+        return decoder(own)
+
+    return run
 
 
 def encode(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -205,8 +216,8 @@ def test_both_parts_together_are_the_model(quantized: Any, exported: Path, shape
     (expected,) = torch_runtime(quantized)(inputs)
     assert expected.shape == (batch, target, VOCABULARY)
     for runtime in (
-        seq2seq_runtime(*(onnx_runtime(exported / f"m-{part}.onnx") for part in ("encoder", "decoder"))),
-        seq2seq_runtime(
+        both(*(onnx_runtime(exported / f"m-{part}.onnx") for part in ("encoder", "decoder"))),
+        both(
             *(
                 openvino_runtime(exported / "ir" / f"openvino_{part}_model.xml", exact=True)
                 for part in ("encoder", "decoder")
@@ -223,7 +234,7 @@ def test_perplexity_of_targets(plain: Any, tmp_path: Path) -> None:
     arrays = {name: tensor.numpy() for name, tensor in (batch | model_inputs(plain, batch)).items()}
     export_model(plain, to_onnx=str(tmp_path / "m.onnx"))
     parts = (onnx_runtime(tmp_path / f"m-{part}.onnx") for part in ("encoder", "decoder"))
-    for runtime in (torch_runtime(plain), seq2seq_runtime(*parts)):
+    for runtime in (torch_runtime(plain), both(*parts)):
         assert perplexity(runtime, [arrays], causal=False) == pytest.approx(float(loss.exp()), rel=1e-4)
 
 
