@@ -15,8 +15,10 @@ TO     ?=
 AS     ?=
 UPSTREAM ?=
 TEACHER ?=
+RECIPE ?=
 EMBEDDING ?=
 DOCS   ?=
+INT8   ?=
 
 # A pin whose library is not that of requirements.txt has requirements and an environment of its own.
 OWN  := $(if $(wildcard requirements-$(PIN).txt),-$(PIN))
@@ -24,16 +26,18 @@ VENV := .venv$(OWN)
 # The library of 2019 comes from the pin's own checkout.
 CHECKOUT := $(if $(filter v2.2,$(PIN)),$(CURDIR)/build/$(PIN))
 RUN  := $(VENV)/bin/python
-# Installed when this stamp is newer than the requirements: an interrupted installation leaves no stamp. The .pth file
-# lets the patched scripts find nncf_transformers, however they are started.
+# Installed when this stamp is newer than the requirements: an interrupted installation leaves no stamp. The project
+# itself is installed in place, for its commands export_onnx and benchmark. The .pth file lets the patched scripts find
+# nncf_transformers and the checkout, however they are started.
 READY := $(VENV)/.ready
+PEERS := .venv-peers
 
 # NNCF and OpenVINO report their use over the network unless told not to.
 export OPENVINO_TELEMETRY_DISABLE ?= 1
 
 flags = --pin $(PIN) --nproc $(NPROC) $(if $(MODEL),--model $(MODEL)) $(if $(DATA),--data $(DATA)) \
 	$(if $(OUT),--out $(OUT)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BATCH),--batch $(BATCH)) \
-	$(if $(EXTRA),-- $(EXTRA))
+	$(if $(EXTRA)$(RECIPE),-- $(EXTRA) $(if $(RECIPE),--recipe $(RECIPE) --distill_teacher $(or $(TEACHER),disable)))
 
 # The scripts of our own: one process, or several; a data folder with SQuAD's two files.
 own = $(RUN) $(if $(filter-out 1,$(NPROC)),-m torch.distributed.run --standalone --nproc-per-node=$(NPROC))
@@ -44,15 +48,17 @@ sizes = num_hidden_layers:12,ff_iter_num:4,num_attention_heads:8,hidden_size:512
 reader = --model $(or $(MODEL),runs/qa/packed-int8/openvino)
 finder = --embedding $(or $(EMBEDDING),runs/emb/packed-int8/openvino) --input $(DOCS)
 
-# Tests that share work trees, the cache and the compiler, and the others, two of which can run at a time.
-ALONE  := tests/demo tests/kernels tests/overlay tests/scripts tests/test_project.py
-BESIDE := $(filter-out $(ALONE) tests/__pycache__,$(wildcard tests/test_*.py) $(patsubst %/,%,$(wildcard tests/*/)))
+# Tests that apply pins in this checkout by themselves, and those that start processes; of these and of all others, two
+# run at a time.
+ALONE := tests/test_project.py
+TOOLS := tests/demo tests/kernels tests/overlay tests/scripts
 
 .DEFAULT_GOAL := help
 .PHONY: help setup fetch apply revert status squad-fp32 squad-int8 squad-jpqd xnli-fp32 xnli-int8 mnli-int8 sst2-int8 mrpc-int8 \
+	squad-distilbert-int8 squad-mobilebert-int8 squad-sparseml-int8 glue-transfer-int8 \
 	squad-adapter squad-adapter-int8 squad-v2-adapter squad-v2-adapter-int8 seq2seq-qa seq2seq-qa-int8 mlm mlm-int8 clm clm-int8 \
-	demo test lint format clean distclean bench-step bench-methods bench-latency bench-apply bench-drift measure methods readme \
-	drift rebase matrix pack qa-pack-int8 emb emb-pack emb-int8 qa-search qa-web bench-retrieval bench-mining measure-packed measure-lm measure-adapters
+	demo test lint format clean distclean bench-step bench-methods bench-latency bench-pipeline bench-apply bench-drift measure methods readme \
+	drift rebase matrix pack qa-pack-int8 emb emb-pack emb-int8 qa-search qa-web bench-retrieval bench-mining measure-packed measure-lm measure-adapters tables bench-peers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-21s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +72,7 @@ $(READY): requirements-common.txt requirements$(OWN).txt requirements$(OWN).lock
 	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 12) else "error: Python 3.11 or 3.12 is needed, this is %d.%d; run make PYTHON=python3.11" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements$(OWN).txt -c requirements$(OWN).lock
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	$(RUN) -c 'import pathlib, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "nncf-transformers-overlay.pth").write_text("$(CURDIR)\n$(CHECKOUT)\n")'
 	touch $@
 
@@ -115,6 +122,18 @@ sst2-int8: $(READY) ## the same for SST-2 with DistilBERT
 
 mrpc-int8: $(READY) ## the same for MRPC with BERT-base
 	$(RUN) scripts/train.py mrpc --int8 $(flags)
+
+squad-distilbert-int8: $(READY) ## optimum-intel's short example: DistilBERT on 1,024 questions
+	$(RUN) scripts/train.py squad-distilbert --int8 $(flags)
+
+squad-mobilebert-int8: $(READY) ## MobileBERT on SQuAD
+	$(RUN) scripts/train.py squad-mobilebert --int8 $(flags)
+
+squad-sparseml-int8: $(READY) ## a recipe on SQuAD: make squad-sparseml-int8 RECIPE=nncf_configs/recipes/FILE TEACHER=DIR MODEL=google-bert/bert-base-uncased
+	$(RUN) scripts/train.py squad-sparseml --int8 $(flags)
+
+glue-transfer-int8: $(READY) ## sparse transfer: train a pruned encoder on SST-2 (RECIPE=FILE; EXTRA='--task_name mnli')
+	$(RUN) scripts/train.py glue-transfer --int8 $(flags)
 
 squad-adapter: $(READY) ## train an adapter and a head for SQuAD; BERT-base stays as it is (EXTRA='--adapter_config lora' for another adapter)
 	$(RUN) scripts/train.py squad-adapter $(flags)
@@ -203,6 +222,10 @@ measure-adapters: $(READY) ## adapters against full fine-tuning, FP32 and INT8: 
 measure-lm: $(READY) ## perplexity of a small GPT-2 in FP32 and INT8: make measure-lm NAME=... DATA=TEXT-FILE|DIR EXTRA='--title "..."'
 	$(RUN) benchmarks/language.py --name $(NAME) --pin $(PIN) --data $(or $(DATA),$(error DATA=FILE or DATA=DIR is needed, a text of articles)) $(EXTRA)
 
+tables: $(READY) ## the published tables, made again: make tables SCALE=smoke|cpu|full TASK=... DATA=DIR MODEL=ENCODER (QA_MODEL=DIR)
+	$(RUN) benchmarks/tables.py --scale $(or $(SCALE),smoke) --pin $(PIN) $(if $(filter-out file,$(origin TASK)),--task $(TASK)) \
+		$(if $(DATA),--data $(DATA)) $(if $(MODEL),--model $(MODEL)) $(if $(QA_MODEL),--qa-model $(QA_MODEL)) $(if $(OUT),--out $(OUT))
+
 readme: $(READY) ## render the tables in README.md from benchmarks/measured and benchmarks/published.toml
 	$(RUN) benchmarks/render.py
 
@@ -221,8 +244,24 @@ bench-mining: $(READY) ## what part of a training step the search for hard negat
 bench-latency: $(READY) ## latency and size of INT8 against FP32 in OpenVINO and ONNX Runtime
 	$(RUN) benchmarks/bench_latency.py --json benchmarks/measured/bench-latency.json $(EXTRA)
 
+bench-pipeline: $(READY) ## what a pipeline adds to the bare model: question answering and text classification
+	$(RUN) benchmarks/bench_pipeline.py --json benchmarks/measured/bench-pipeline.json $(EXTRA)
+
 bench-apply: $(READY) ## time of a warm apply and of apply_patch.py --help
 	$(RUN) benchmarks/bench_apply.py $(EXTRA)
+
+# Other projects' quantization, in an environment of its own. optimum-intel names torchvision, which text has no use for;
+# where it is made for another build of torch than the one installed, Transformers cannot be loaded beside it.
+$(PEERS)/.ready: requirements-peers.txt requirements-peers.lock
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-peers.txt -c requirements-peers.lock
+	$(PEERS)/bin/python -c 'import torchvision' 2> /dev/null || $(PEERS)/bin/python -m pip uninstall --quiet --yes torchvision
+	touch $@
+
+bench-peers: $(READY) $(PEERS)/.ready ## other projects' INT8 and ours on one model: make bench-peers MODEL=DIR DATA=DIR INT8=DIR
+	$(RUN) -m benchmarks.peers --model $(or $(MODEL),$(error MODEL=DIR is needed, an FP32 checkpoint)) \
+		--data $(or $(DATA),$(error DATA=DIR is needed, a folder with train-v1.1.json and dev-v1.1.json)) \
+		$(if $(INT8),--int8 $(INT8)) --peers $(PEERS) $(EXTRA)
 
 bench-drift: $(READY) ## how long a patch lives on upstream's history; speed of drift (UPSTREAM=URL-or-path)
 	$(if $(UPSTREAM),$(RUN) apply_patch.py fetch --history --from $(UPSTREAM))
@@ -230,8 +269,9 @@ bench-drift: $(READY) ## how long a patch lives on upstream's history; speed of 
 
 test: $(READY) ## linters, types and all tests
 	$(MAKE) --no-print-directory lint
-	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 $(ALONE:%=--ignore=%)
-	$(RUN) -m pytest $(BESIDE:%=--ignore=%)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist worksteal $(ALONE:%=--ignore=%) $(TOOLS:%=--ignore=%)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist worksteal $(TOOLS)
+	$(RUN) -m pytest $(ALONE)
 
 lint: $(READY) ## check style, types and patches; changes nothing
 	$(VENV)/bin/ruff check .

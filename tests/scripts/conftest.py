@@ -5,7 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,12 @@ from datasets import ClassLabel, Dataset, Features, Value
 from safetensors.torch import load_file
 from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 
-ROOT = Path(__file__).resolve().parents[2]
+from demo.data import generate
+from demo.language import generate as add_language
 
+ROOT = Path(__file__).resolve().parents[2]
+# What every command finds in its environment.
+SETTINGS = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 # The demo's model has four heads of 16 and 256 channels; 12 steps are an epoch and a half of 8 (run_squad).
 MOVEMENT = {
@@ -44,6 +49,11 @@ class Result:
     out: str
     err: str
 
+    def of(self, code: int) -> "Result":
+        """This result, if the command ended with ``code``."""
+        assert self.code == code, f"exit code {self.code}\n{self.out[-2000:]}\n{self.err[-4000:]}"
+        return self
+
     @property
     def error(self) -> str:
         """The one line that a user's mistake ends with."""
@@ -57,46 +67,68 @@ def run() -> Callable[..., Result]:
     """Run Python with the project importable, without a network; fails the test unless the exit code is ``code``."""
 
     def run(*words: Any, code: int = 0, cwd: Path = ROOT, **environment: str) -> Result:
-        settings = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | environment
         command = [sys.executable, *map(str, words)]
+        settings = os.environ | SETTINGS | environment
         done = subprocess.run(command, cwd=cwd, env=settings, capture_output=True, text=True, timeout=600)
-        assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-        return Result(done.returncode, done.stdout, done.stderr)
+        return Result(done.returncode, done.stdout, done.stderr).of(code)
 
     return run
 
 
 @pytest.fixture(scope="session")
-def data(run: Callable[..., Result], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Result]]:
+    """As ``run``, in an environment that is always the same, and without the time that the libraries take to load.
+
+    For tests of what a script says; what it computes and writes is tested in a process of its own.
+    """
+    folder = tmp_path_factory.mktemp("warm")
+    command = [sys.executable, Path(__file__).with_name("warm.py")]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=os.environ | SETTINGS, **pipes) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+
+        def run_warm(script: Path, *words: Any, code: int = 0, cwd: Path = ROOT) -> Result:
+            said = {name: tempfile.mkstemp(prefix=name, dir=folder)[1] for name in ("out", "err")}
+            job = {"words": [str(word) for word in (script, *words)], "cwd": str(cwd), **said}
+            process.stdin.write(json.dumps(job) + "\n")
+            process.stdin.flush()
+            ended = int(process.stdout.readline())
+            return Result(ended, *(Path(said[name]).read_text() for name in ("out", "err"))).of(code)
+
+        yield run_warm
+        process.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's data and model, tiny."""
     folder = tmp_path_factory.mktemp("data")
-    run("-m", "demo.data", "--out", folder, "--size", "tiny")
+    generate(folder, seed=0, size="tiny")
     return folder
 
 
 @pytest.fixture(scope="session")
-def language(run: Callable[..., Result], data: Path) -> Path:
+def language(data: Path) -> Path:
     """The demo's data with running text, a GPT-2 and a T5 added."""
-    run("-m", "demo.language", "--data", data)
+    add_language(data)
     return data
 
 
 @pytest.fixture(scope="session")
-def embedded(run: Callable[..., Result]) -> Path:
+def embedded(apply_pin: Callable[[str], Path]) -> Path:
     """The work tree of the embedded pin, patched."""
-    run("apply_patch.py", "apply", "--pin", "embedded")
-    return ROOT / "build" / "embedded"
+    return apply_pin("embedded")
 
 
 @pytest.fixture(scope="session")
-def upstream(run: Callable[..., Result]) -> Path:
+def upstream(run: Callable[..., Result], apply_pin: Callable[[str], Path]) -> Path:
     """The work tree of the pin v4.57, patched; skips where the cache does not have the pin."""
     status = json.loads(run("apply_patch.py", "status", "--pin", "v4.57", "--json").out)
     state = next(iter(status["pins"].values()) if isinstance(status["pins"], dict) else iter(status["pins"]))
     if state["state"] == "not fetched":
         pytest.skip("the pin v4.57 is not in the cache; python apply_patch.py fetch --from URL-or-path")
-    run("apply_patch.py", "apply", "--pin", "v4.57")
-    return ROOT / "build" / "v4.57"
+    return apply_pin("v4.57")
 
 
 @pytest.fixture(scope="session")

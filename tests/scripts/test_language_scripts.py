@@ -80,7 +80,7 @@ def test_an_adapter_on_a_gpt2_made_on_the_fly(
     ],
 )
 def test_overrides_that_are_wrong(
-    run: Callable[..., Result],
+    run_warm: Callable[..., Result],
     scripts: dict[str, Path],
     language: Path,
     tokenizer: Path,
@@ -89,16 +89,16 @@ def test_overrides_that_are_wrong(
     message: str,
 ) -> None:
     words = [*STEPS, *wikitext(language / "wikitext"), *on_the_fly(tokenizer, overrides)]
-    assert message in run(scripts["run_clm"], *words, "--output_dir", tmp_path / "out", code=2).error
+    assert message in run_warm(scripts["run_clm"], *words, "--output_dir", tmp_path / "out", code=2).error
 
 
 @pytest.mark.parametrize("script", ["run_mlm", "run_clm"])
 @pytest.mark.parametrize("flag", ["--model_name_or_path", "--config_name"])
 def test_overrides_are_for_models_made_on_the_fly(
-    run: Callable[..., Result], scripts: dict[str, Path], language: Path, tmp_path: Path, script: str, flag: str
+    run_warm: Callable[..., Result], scripts: dict[str, Path], language: Path, tmp_path: Path, script: str, flag: str
 ) -> None:
     words = [*STEPS, *wikitext(language / "wikitext"), flag, language / "gpt2", "--config_overrides", "n_embd=32"]
-    error = run(scripts[script], *words, "--output_dir", tmp_path / "out", code=2).error
+    error = run_warm(scripts[script], *words, "--output_dir", tmp_path / "out", code=2).error
     assert "--config_overrides can't be used in combination with --config_name or --model_name_or_path" in error
     assert not (tmp_path / "out").exists()
 
@@ -112,34 +112,39 @@ def test_overrides_are_for_models_made_on_the_fly(
     ],
 )
 def test_models_that_cannot_be_made(
-    run: Callable[..., Result], scripts: dict[str, Path], language: Path, tmp_path: Path, words: list[str], message: str
+    run_warm: Callable[..., Result],
+    scripts: dict[str, Path],
+    language: Path,
+    tmp_path: Path,
+    words: list[str],
+    message: str,
 ) -> None:
     shared = [*STEPS, *wikitext(language / "wikitext"), "--output_dir", tmp_path / "out"]
-    assert message in run(scripts["run_clm"], *shared, *words, code=2).error
+    assert message in run_warm(scripts["run_clm"], *shared, *words, code=2).error
 
 
 def test_more_tokens_than_the_model_has_positions(
-    run: Callable[..., Result], scripts: dict[str, Path], language: Path, tokenizer: Path, tmp_path: Path
+    run_warm: Callable[..., Result], scripts: dict[str, Path], language: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
     shared = [*STEPS, *wikitext(language / "wikitext"), "--output_dir", tmp_path / "out"]
     gpt2 = [*on_the_fly(tokenizer, OVERRIDES), "--block_size", 110]
     bert = ["--model_type", "bert", "--tokenizer_name", language / "model", "--config_overrides"]
     bert += ["hidden_size=32,num_attention_heads=2,num_hidden_layers=1,max_position_embeddings=64"]
     for script, words in (("run_clm", gpt2), ("run_mlm", bert)):
-        error = run(scripts[script], *shared, *words, code=2).error
+        error = run_warm(scripts[script], *shared, *words, code=2).error
         assert "beyond the model's embeddings: lower --block_size or --max_seq_length" in error
 
 
 @pytest.mark.parametrize(("script", "model"), [("run_mlm", "model"), ("run_clm", "gpt2")])
 def test_a_folder_without_a_validation_set(
-    run: Callable[..., Result], scripts: dict[str, Path], language: Path, tmp_path: Path, script: str, model: str
+    run_warm: Callable[..., Result], scripts: dict[str, Path], language: Path, tmp_path: Path, script: str, model: str
 ) -> None:
     (tmp_path / "text").mkdir()
     shutil.copy(language / "wikitext/wiki.train.raw", tmp_path / "text/train.txt")
     words = [*STEPS, *wikitext(tmp_path / "text"), "--model_name_or_path", language / model]
     words += ["--block_size" if script == "run_clm" else "--max_seq_length", 8]
     words += ["--validation_split_percentage", 20]
-    done = run(scripts[script], *words, "--output_dir", tmp_path / "out")
+    done = run_warm(scripts[script], *words, "--output_dir", tmp_path / "out")
     assert done.out.count("no file for the validation split of wikitext-2-raw-v1") == 1
     results = json.loads((tmp_path / "out/all_results.json").read_text())
     assert 0 < results["eval_samples"] < results["train_samples"] and results["perplexity"] > 1
@@ -147,18 +152,18 @@ def test_a_folder_without_a_validation_set(
 
 @pytest.mark.parametrize("script", ["run_mlm", "run_clm"])
 def test_files_that_cannot_be_used(
-    run: Callable[..., Result], scripts: dict[str, Path], language: Path, tmp_path: Path, script: str
+    run_warm: Callable[..., Result], scripts: dict[str, Path], language: Path, tmp_path: Path, script: str
 ) -> None:
     words = [*STEPS, "--model_name_or_path", language / "gpt2", "--output_dir", tmp_path / "out", "--train_file"]
-    assert "should be a csv, a json or a txt file" in run(scripts[script], *words, "x.md", code=2).error
+    assert "should be a csv, a json or a txt file" in run_warm(scripts[script], *words, "x.md", code=2).error
     (tmp_path / "short.txt").write_text("one\ntwo\n")
-    error = run(scripts[script], *words, tmp_path / "short.txt", code=2).error
+    error = run_warm(scripts[script], *words, tmp_path / "short.txt", code=2).error
     assert "train[:5%] has no row" in error
 
 
 @pytest.mark.parametrize("script", ["run_qa", "run_seq2seq_qa"])
 def test_squad_2_without_its_flag(
-    run: Callable[..., Result], scripts: dict[str, Path], language: Path, tmp_path: Path, script: str
+    run_warm: Callable[..., Result], scripts: dict[str, Path], language: Path, tmp_path: Path, script: str
 ) -> None:
     write_squad_2(language / "squad", tmp_path / "data")
     words = [*STEPS, "--dataset_name", "squad_v2", "--data-dir", tmp_path / "data", "--max_seq_length", 64]
@@ -170,7 +175,7 @@ def test_squad_2_without_its_flag(
     warning = "questions have no answer: add --version_2_with_negative"
     results = []
     for name, flag in (("without", []), ("with", ["--version_2_with_negative"])):
-        done = run(scripts[script], *words, *flag, "--output_dir", tmp_path / name)
+        done = run_warm(scripts[script], *words, *flag, "--output_dir", tmp_path / name)
         assert done.out.count(warning) == (0 if flag else 1)
         results.append(json.loads((tmp_path / name / "eval_results.json").read_text()))
     without, with_flag = results
@@ -195,7 +200,7 @@ def write_squad_2(source: Path, target: Path) -> None:
 
 
 def test_a_test_set_without_answers_is_named(
-    run: Callable[..., Result], scripts: dict[str, Path], language: Path, tmp_path: Path
+    run_warm: Callable[..., Result], scripts: dict[str, Path], language: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(language / "squad", tmp_path / "data")
     squad = json.loads((language / "squad/dev-v1.1.json").read_text(encoding="utf-8"))
@@ -205,6 +210,6 @@ def test_a_test_set_without_answers_is_named(
     (tmp_path / "data/test-v1.1.json").write_text(json.dumps(squad), encoding="utf-8")
     words = [*QUIET, "--do_predict", "--dataset_name", "squad", "--data-dir", tmp_path / "data", "--max_seq_length", 64]
     words += ["--doc_stride", 16, "--model_name_or_path", language / "model", "--output_dir", tmp_path / "out"]
-    error = run(scripts["run_qa"], *words, code=2).error
+    error = run_warm(scripts["run_qa"], *words, code=2).error
     assert "has no answer, which SQuAD v1.1 does not know" in error and "give data with answers" in error
     assert (tmp_path / "out/predict_predictions.json").is_file(), "the answers are there all the same"

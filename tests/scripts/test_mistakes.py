@@ -21,13 +21,13 @@ QA = ("--model_type", "bert", "--no_cuda", "--max_seq_length", 64, "--doc_stride
 
 
 @pytest.fixture
-def glue(run: Callable[..., Result], data: Path, embedded: Path, tmp_path: Path) -> Callable[..., Result]:
+def glue(run_warm: Callable[..., Result], data: Path, embedded: Path, tmp_path: Path) -> Callable[..., Result]:
     """Run run_glue on the tiny data; later flags win."""
 
     def glue(*words: Any, code: int) -> Result:
         given = [*CLASSES, "--task_name", "sst2", "--data_dir", data / "glue/SST-2", "--do_train", "--max_steps", 1]
         given += ["--model_name_or_path", data / "model", "--output_dir", tmp_path / "out"]
-        return run(embedded / "run_glue.py", *given, *words, code=code)
+        return run_warm(embedded / "run_glue.py", *given, *words, code=code)
 
     return glue
 
@@ -57,7 +57,7 @@ def checkpoint(
     ],
 )
 def test_configuration(
-    run: Callable[..., Result], data: Path, embedded: Path, tmp_path: Path, content: str | None, message: str
+    run_warm: Callable[..., Result], data: Path, embedded: Path, tmp_path: Path, content: str | None, message: str
 ) -> None:
     # Through the argparse script, which fails in a second; the reader's own tests have every other mistake.
     path = tmp_path / "c.json"
@@ -66,7 +66,7 @@ def test_configuration(
     out = tmp_path / "out"
     words = ["--train_file", data / "squad/train-v1.1.json", "--predict_file", data / "squad/dev-v1.1.json"]
     words += ["--model_name_or_path", data / "model", "--output_dir", out, "--do_train"]
-    result = run(embedded / "run_squad.py", *QA, *words, "--nncf-config", path, code=2)
+    result = run_warm(embedded / "run_squad.py", *QA, *words, "--nncf-config", path, code=2)
     assert message in result.error and "c.json" in result.error
     assert not out.exists()
 
@@ -101,9 +101,11 @@ def test_model_that_only_the_hub_has(glue: Callable[..., Result], config: Path) 
 
 
 @pytest.mark.slow
-def test_data_that_only_the_hub_has(run: Callable[..., Result], data: Path, embedded: Path, tmp_path: Path) -> None:
+def test_data_that_only_the_hub_has(
+    run_warm: Callable[..., Result], data: Path, embedded: Path, tmp_path: Path
+) -> None:
     words = [*CLASSES, "--task_name", "mnli", "--do_train", "--max_steps", 1, "--output_dir", tmp_path / "out"]
-    error = run(embedded / "run_glue.py", *words, "--model_name_or_path", data / "model", code=5).error
+    error = run_warm(embedded / "run_glue.py", *words, "--model_name_or_path", data / "model", code=5).error
     assert "DATA=DIR" in error and "make demo" in error
 
 
@@ -141,11 +143,11 @@ def test_damaged_checkpoint(
 
 @pytest.mark.slow
 def test_checkpoint_of_another_task(
-    run: Callable[..., Result], data: Path, embedded: Path, checkpoint: Path, tmp_path: Path
+    run_warm: Callable[..., Result], data: Path, embedded: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     words = ["--train_file", data / "squad/train-v1.1.json", "--predict_file", data / "squad/dev-v1.1.json"]
     words += ["--model_name_or_path", checkpoint, "--output_dir", tmp_path / "out", "--do_eval"]
-    error = run(embedded / "run_squad.py", *QA, *words, code=6).error
+    error = run_warm(embedded / "run_squad.py", *QA, *words, code=6).error
     assert "holds a BertForSequenceClassification, the script loads a BertForQuestionAnswering" in error
 
 
@@ -176,7 +178,7 @@ QA_FILES = {
 @pytest.mark.parametrize("kind", QA_FILES)
 @pytest.mark.parametrize("script", ["examples/legacy/question-answering/run_squad.py", "run_qa.py"])
 def test_bad_squad_file_upstream(
-    run: Callable[..., Result], data: Path, upstream: Path, tmp_path: Path, script: str, kind: str
+    run_warm: Callable[..., Result], data: Path, upstream: Path, tmp_path: Path, script: str, kind: str
 ) -> None:
     content, code, message = QA_FILES[kind]
     (tmp_path / "train.json").write_text(content)
@@ -187,18 +189,20 @@ def test_bad_squad_file_upstream(
         words += ["--validation_file", data / "squad/dev-v1.1.json", "--use_cpu", "--report_to", "none"]
     else:
         words += [*QA, "--predict_file", data / "squad/dev-v1.1.json", "--data_dir", tmp_path]
-    error = run(upstream / script, *words, code=code).error
+    error = run_warm(upstream / script, *words, code=code).error
     assert re.search(message, error) and ("train.json" in error or "cache" in error), error
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.upstream
-def test_stride_as_long_as_the_window(run: Callable[..., Result], data: Path, upstream: Path, tmp_path: Path) -> None:
+def test_stride_as_long_as_the_window(
+    run_warm: Callable[..., Result], data: Path, upstream: Path, tmp_path: Path
+) -> None:
     words = ["--train_file", data / "squad/train-v1.1.json", "--do_train", "--output_dir", tmp_path / "out"]
     words += ["--model_name_or_path", data / "model", "--max_seq_length", 64, "--doc_stride", 64, "--use_cpu"]
     script = upstream / "examples/pytorch/question-answering/run_qa.py"
-    assert "--doc_stride" in run(script, *words, "--report_to", "none", code=2).error
+    assert "--doc_stride" in run_warm(script, *words, "--report_to", "none", code=2).error
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Every pin in its own environment: the scripts go through, and checkpoints of one pin work in another."""
 
+import functools
 import json
 import os
 import re
@@ -18,7 +19,6 @@ from tiny import tiny_batches, tiny_model
 from torch import nn
 from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 
-import apply_patch
 from nncf_transformers.compression import Compression, load_model
 from nncf_transformers.config import parse_config
 from nncf_transformers.export import rows_of
@@ -27,6 +27,7 @@ from nncf_transformers.runtimes import openvino_runtime, torch_runtime
 from overlay.pins import load_pins
 from scripts import matrix
 
+Require = Callable[[str], None]
 PINS = load_pins(ROOT / "pins.toml")
 SETTINGS = {"algorithms": [{"algorithm": "quantization", "calibration_samples": 8, "smooth_quant": 0.95}]}
 FAMILIES = {
@@ -41,10 +42,17 @@ TOLERANCE = {"bert": 1e-5, "roberta": 1e-5, "distilbert": 0.1}
 BYTES = [chr(i) for i in range(33, 127)] + ["Ġ"]
 
 
-def require(pin: str) -> None:
-    if reason := matrix.left_out(PINS.get(pin)):
-        pytest.skip(f"pin {pin}: {reason}")
-    assert apply_patch.main(["apply", "--pin", pin]) == 0
+@pytest.fixture(scope="session")
+def require(apply_pin: Callable[[str], Path]) -> Require:
+    """Apply a pin, or skip the test where it cannot be tried."""
+    left_out = functools.cache(lambda pin: matrix.left_out(PINS.get(pin)))
+
+    def require(pin: str) -> None:
+        if reason := left_out(pin):
+            pytest.skip(f"pin {pin}: {reason}")
+        apply_pin(pin)
+
+    return require
 
 
 def in_pin(
@@ -64,7 +72,9 @@ def in_pin(
     ("pin", "scripts"),
     [("v5.2", SCRIPTS), ("v2.2", ("run_squad", "run_glue", "run_xnli"))],
 )
-def test_matrix_tries_every_script_of_a_pin(run: Callable[..., Result], pin: str, scripts: tuple[str, ...]) -> None:
+def test_matrix_tries_every_script_of_a_pin(
+    require: Require, run: Callable[..., Result], pin: str, scripts: tuple[str, ...]
+) -> None:
     require(pin)
     out = run("scripts/matrix.py", "--pin", pin).out
     assert out.splitlines() == [f"{pin} {name}: trained, evaluated, exported" for name in scripts]
@@ -74,7 +84,7 @@ def test_matrix_tries_every_script_of_a_pin(run: Callable[..., Result], pin: str
 @pytest.mark.upstream
 @pytest.mark.parametrize(("trained", "evaluated"), [("v4.57", "v5.2"), ("v5.2", "v4.57")])
 def test_checkpoint_has_the_same_metric_under_another_pin(
-    data: Path, config: Path, tmp_path: Path, trained: str, evaluated: str
+    require: Require, data: Path, config: Path, tmp_path: Path, trained: str, evaluated: str
 ) -> None:
     for pin in (trained, evaluated):
         require(pin)
@@ -95,7 +105,7 @@ def test_checkpoint_has_the_same_metric_under_another_pin(
 
 @pytest.mark.slow
 @pytest.mark.upstream
-def test_models_of_2019_reload_exactly_and_load_today(tmp_path: Path) -> None:
+def test_models_of_2019_reload_exactly_and_load_today(require: Require, tmp_path: Path) -> None:
     require("v2.2")
     helper = Path(__file__).with_name("library_2019.py")
     in_pin("v2.2", helper, "make", tmp_path)
@@ -107,7 +117,7 @@ def test_models_of_2019_reload_exactly_and_load_today(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.upstream
-def test_models_of_today_load_in_2019(tmp_path: Path) -> None:
+def test_models_of_today_load_in_2019(require: Require, tmp_path: Path) -> None:
     require("v2.2")
     expected = {}
     for family, auto in FAMILIES.items():
@@ -126,7 +136,7 @@ def test_models_of_today_load_in_2019(tmp_path: Path) -> None:
 @pytest.mark.upstream
 @pytest.mark.parametrize("script", ["run_squad", "run_glue", "run_xnli"])
 def test_without_our_flags_2019_is_upstream_and_the_fixes_of_its_age(
-    run: Callable[..., Result], data: Path, tmp_path: Path, script: str
+    require: Require, run: Callable[..., Result], data: Path, tmp_path: Path, script: str
 ) -> None:
     require("v2.2")
     matrix.write_xnli_of_2019(data)
@@ -171,7 +181,9 @@ def test_without_our_flags_2019_is_upstream_and_the_fixes_of_its_age(
 @pytest.mark.slow
 @pytest.mark.upstream
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_without_our_flags_5_2_is_upstream(language: Path, offline: Path, tmp_path: Path, script: str) -> None:
+def test_without_our_flags_5_2_is_upstream(
+    require: Require, language: Path, offline: Path, tmp_path: Path, script: str
+) -> None:
     require("v5.2")
     tree = ROOT / "build" / "v5.2"
     patched = tree / PINS.get("v5.2").script(script)
@@ -188,7 +200,7 @@ def test_without_our_flags_5_2_is_upstream(language: Path, offline: Path, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.upstream
-def test_two_processes_of_2019(data: Path, config: Path, tmp_path: Path) -> None:
+def test_two_processes_of_2019(require: Require, data: Path, config: Path, tmp_path: Path) -> None:
     require("v2.2")
     words = [word.format(data=data) for word in matrix.OLD_WORDS["run_squad"]]
     start = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
@@ -203,7 +215,7 @@ def test_two_processes_of_2019(data: Path, config: Path, tmp_path: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.upstream
-def test_features_of_another_version_are_named(data: Path, tmp_path: Path) -> None:
+def test_features_of_another_version_are_named(require: Require, data: Path, tmp_path: Path) -> None:
     require("v2.2")
     for name in ("train", "dev"):
         shutil.copy(data / f"squad/{name}-v1.1.json", tmp_path)
@@ -219,7 +231,7 @@ def test_features_of_another_version_are_named(data: Path, tmp_path: Path) -> No
 
 @pytest.mark.slow
 @pytest.mark.upstream
-def test_saved_models_and_cached_features_of_2019(data: Path, config: Path, tmp_path: Path) -> None:
+def test_saved_models_and_cached_features_of_2019(require: Require, data: Path, config: Path, tmp_path: Path) -> None:
     """All checkpoints are evaluated, MNLI's second set too; a run goes on from one of them with the cached features.
 
     The test has no "checkpoint" in its name, nor therefore in its folder's: the script looks for that word in paths.
@@ -254,7 +266,7 @@ def test_saved_models_and_cached_features_of_2019(data: Path, config: Path, tmp_
 
 @pytest.mark.slow
 @pytest.mark.upstream
-def test_half_precision_of_2019_is_refused_in_one_line(data: Path, tmp_path: Path) -> None:
+def test_half_precision_of_2019_is_refused_in_one_line(require: Require, data: Path, tmp_path: Path) -> None:
     require("v2.2")
     words = [word.format(data=data) for word in matrix.OLD_WORDS["run_squad"]]
     words += [
@@ -273,7 +285,7 @@ def test_half_precision_of_2019_is_refused_in_one_line(data: Path, tmp_path: Pat
 @pytest.mark.upstream
 @pytest.mark.parametrize(("pin", "script"), [("v5.2", "run_qa"), ("v2.2", "run_squad")])
 def test_pruning_and_distillation(
-    data: Path, jpqd: Path, teachers: dict[str, Path], tmp_path: Path, pin: str, script: str
+    require: Require, data: Path, jpqd: Path, teachers: dict[str, Path], tmp_path: Path, pin: str, script: str
 ) -> None:
     """The same flags and configuration under every library; the smaller model loads under today's, with its figures."""
     require(pin)
@@ -319,7 +331,7 @@ SEED = {
 @pytest.mark.slow
 @pytest.mark.upstream
 @pytest.mark.parametrize("script", SEED)
-def test_command_lines_of_the_original(data: Path, tmp_path: Path, script: str) -> None:
+def test_command_lines_of_the_original(require: Require, data: Path, tmp_path: Path, script: str) -> None:
     """Local paths in place of its placeholders, and --no_cuda; then evaluation without --do_train, with an export."""
     require("v2.2")
     matrix.write_xnli_of_2019(data)
