@@ -14,11 +14,13 @@ and later ``restore(model, "checkpoint")`` on the model that ``from_pretrained("
 The Hugging Face ``Trainer`` of :mod:`nncf_transformers.hf` does just this at the right moments.
 """
 
+import contextlib
 import csv
 import inspect
 import logging
+import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -30,13 +32,19 @@ from torch import nn
 
 from nncf_transformers import checkpoint
 from nncf_transformers.algorithms import Batch, Clock, create
-from nncf_transformers.algorithms.base import hooks
+from nncf_transformers.algorithms.base import OWN_GROUP, hooks
+from nncf_transformers.algorithms.layer_dropping import LayerDropping, keep_layers
+from nncf_transformers.algorithms.learning_rate import LearningRate
 from nncf_transformers.algorithms.quantization import quantizers
+from nncf_transformers.algorithms.trainable import Trainable
 from nncf_transformers.config import CompressionConfig, parse_config
+from nncf_transformers.config.model import RECIPE_KEYS, LayerDroppingConfig
+from nncf_transformers.config.parameters import KEPT_LAYERS
 from nncf_transformers.errors import IntegrityError, UsageError
 from nncf_transformers.families import check_supported, is_adapted
-from nncf_transformers.inputs import model_inputs
+from nncf_transformers.inputs import first_rows, model_inputs
 from nncf_transformers.kernels import use_fast_kernels
+from nncf_transformers.recipe.inherit import RECIPE_FILE, composed
 from nncf_transformers.structure import CONFIG_KEY, load_smaller_models
 from nncf_transformers.summary import STATISTICS_FILE, describe, write_statistics
 from nncf_transformers.training_loss import TrainingLoss, changes_loss
@@ -48,6 +56,8 @@ LOADING_LOGGER = logging.getLogger("transformers.modeling_utils")
 
 # The attribute under which a compressed model carries its Compression.
 _ATTRIBUTE = "nncf_compression"
+# Steps in an epoch where there is none: enough for any fraction of an epoch that a recipe names.
+_FINE_STEPS = 10_000
 # So many samples stand for a data set.
 _IDENTIFYING_ROWS = 64
 # Beside a model whose heads or channels were decided on: which ones stay.
@@ -64,15 +74,22 @@ class Compression:
         finished: whether training is over, and the model plain but for its quantizers.
         final_folder: saving the model there ends the training; for scripts that say its end in no other way.
         losses: parts of the latest training loss, detached scalars by name.
+        rows: gives the training samples again, as batches in the order of calibration, for what calibrates late.
+        metadata: what a recipe that is saved with the model says of the training.
     """
 
     def __init__(self, config: CompressionConfig) -> None:
         self.config = config
-        self.algorithms = [create(algorithm) for algorithm in config.algorithms]
+        # Layers go before any other method looks at the model.
+        dropping = [isinstance(item, LayerDroppingConfig) for item in config.algorithms]
+        first = sorted(range(len(dropping)), key=lambda number: not dropping[number])
+        self.algorithms = [create(config.algorithms[number]) for number in first]
         self.clock = Clock()
         self.finished = False
         self.final_folder: Path | None = None
         self.losses: dict[str, torch.Tensor] = {}
+        self.rows: Callable[[], Iterable[Batch]] | None = None
+        self.metadata: dict[str, Any] = {}
         self._before: dict[str, Any] = {}
         self._handle: Any = None
 
@@ -135,9 +152,13 @@ class Compression:
                 "(make: NPROC), or show it one GPU only (CUDA_VISIBLE_DEVICES=0)"
             )
 
-    def replaceable(self, model: nn.Module) -> bool:
-        """Whether ``model`` is plain again, so that it can be compressed anew."""
-        return self.finished and next(hooks(model), None) is None
+    def replaceable(self, model: nn.Module, config: CompressionConfig | None) -> bool:
+        """Whether ``model`` can be compressed anew, by ``config``.
+
+        That is, it is plain again, or a recipe, which knows of the quantizers that it came with, makes new ones.
+        """
+        recipe = config is not None and config.from_recipe
+        return self.finished and (recipe or next(hooks(model), None) is None)
 
     def start(self, model: nn.Module, batches: Iterable[Batch]) -> None:
         """Calibrate on ``batches`` and compress ``model`` in place.
@@ -153,13 +174,15 @@ class Compression:
             UsageError: no batches, an unsupported model family, or a configuration that does not fit the model.
         """
         check_supported(model)
+        self._check_together()
+        checkpoint.remove_hooks(model)
         for warning in self.config.warnings:
             logger.warning(warning)
         wanted = max((algorithm.samples for algorithm in self.algorithms), default=0)
         training = model.training
         devices = [p.device for p in islice(model.parameters(), 1) if p.is_cuda]
         with torch.random.fork_rng(devices=devices):
-            samples = _first_rows((model_inputs(model, batch) for batch in batches), max(1, wanted))
+            samples = first_rows((model_inputs(model, batch) for batch in batches), max(1, wanted))
             if not samples:
                 raise UsageError("the training set is empty: calibration needs at least one sample")
             if len(samples) < wanted:
@@ -202,6 +225,7 @@ class Compression:
         """
         self.add_groups(optimizer, model)
         self.begin(model, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
+        optimizer.register_step_pre_hook(lambda *_: self.before_update(model, optimizer))
         optimizer.register_step_post_hook(lambda *_: self.advance(model))
 
     def add_groups(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
@@ -212,18 +236,61 @@ class Compression:
             group["params"] = [p for p in group["params"] if id(p) not in ours]
         for group in self.groups(model, optimizer.defaults["lr"]):
             optimizer.add_param_group(group)
+        present = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        for algorithm in self.algorithms:
+            names = algorithm.names if isinstance(algorithm, Trainable) and algorithm.config.trainable else ()
+            for name in names:
+                if id(model.get_parameter(name)) not in present:
+                    raise UsageError(
+                        f"{algorithm.config.place}: {name} is to be trained, but the optimizer does not have it; make "
+                        "the optimizer with all of the model's parameters"
+                    )
+
+    @contextlib.contextmanager
+    def all_trainable(self, model: nn.Module) -> Iterator[None]:
+        """Let an optimizer, made meanwhile, take the parameters that are frozen now and trained later."""
+        names = {name for algorithm in self.algorithms for name in getattr(algorithm, "names", ())}
+        frozen = [p for name, p in model.named_parameters() if name in names and not p.requires_grad]
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        try:
+            yield
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(False)
 
     def groups(self, model: nn.Module, rate: float) -> list[dict[str, Any]]:
         """Parameter groups of what compression added to ``model``, which itself trains with ``rate``."""
-        found = [(algorithm, algorithm.parameters(model)) for algorithm in self.algorithms]
+        found = [(number, algorithm, algorithm.parameters(model)) for number, algorithm in enumerate(self.algorithms)]
         return [
-            {"params": parameters, "weight_decay": 0.0, "lr": algorithm.learning_rate(rate)}
-            for algorithm, parameters in found
+            {"params": parameters, "weight_decay": 0.0, "lr": algorithm.learning_rate(rate), OWN_GROUP: number}
+            for number, algorithm, parameters in found
             if parameters
         ]
 
+    @property
+    def sets_rate(self) -> bool:
+        """Whether a recipe says the learning rate."""
+        return not self.finished and any(isinstance(algorithm, LearningRate) for algorithm in self.algorithms)
+
+    def rate(self, step: int) -> float | None:
+        """The model's learning rate for the step that follows ``step`` done ones; None for the optimizer's own."""
+        if self.finished:
+            return None
+        found = (algorithm for algorithm in self.algorithms if isinstance(algorithm, LearningRate))
+        return next((algorithm.rate(step, self.clock) for algorithm in found), None)
+
+    def rates(self, optimizer: torch.optim.Optimizer, step: int) -> list[float]:
+        """The learning rates of an optimizer's groups for the step that follows ``step`` done ones."""
+        rate, base = self.rate(step), float(optimizer.defaults["lr"])
+        # A group with a rate of its own keeps its proportion to the model's.
+        own = [float(group.setdefault("initial_lr", group["lr"])) for group in optimizer.param_groups]
+        return own if rate is None else [rate * (first / base if base else 1.0) for first in own]
+
     def begin(self, model: nn.Module, *, steps_per_epoch: int | None = None, total_steps: int | None = None) -> None:
         """The second part of :meth:`add_to`: schedules, teacher, and the loss that the model returns."""
+        for algorithm in self.algorithms:
+            algorithm.rows = self.rows
         self.clock.steps_per_epoch = steps_per_epoch or self.clock.steps_per_epoch
         self.clock.total_steps = total_steps
         if self.finished:
@@ -234,10 +301,36 @@ class Compression:
                 )
             return
         for algorithm in self.algorithms:
+            start = self.clock.step_of(getattr(algorithm.config, "start_epoch", 0.0))
+            if start and self.clock.total_steps is not None and start >= self.clock.total_steps:
+                logger.warning(
+                    "%s: starts at step %d, the training ends at step %d: it has no effect",
+                    algorithm.config.place or algorithm.config.algorithm,
+                    start,
+                    self.clock.total_steps,
+                )
             algorithm.begin(model, self.clock)
         if self._handle is None and self.changes_loss:
             self._handle = model.register_forward_hook(
                 TrainingLoss(self.algorithms, self.losses, model), with_kwargs=True
+            )
+
+    def before_update(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Note that gradients are complete, and that the step of ``optimizer`` follows."""
+        if not self.finished:
+            for algorithm in self.algorithms:
+                algorithm.before_update(model, optimizer, self.clock)
+            if self.rate(self.clock.step) is not None:
+                for group, rate in zip(optimizer.param_groups, self.rates(optimizer, self.clock.step), strict=True):
+                    group["lr"] = rate
+
+    def _check_together(self) -> None:
+        """Refuse methods that exclude each other."""
+        late = [item for item in self.algorithms if isinstance(item, LayerDropping) and item.late]
+        if late and self.config.quantization is not None:
+            raise UsageError(
+                f"{late[0].config.place}: layers that are left out in a part of the training only cannot be combined "
+                "with quantization; remove them from the beginning, or quantize in a training of its own"
             )
 
     def advance(self, model: nn.Module) -> None:
@@ -278,11 +371,30 @@ class Compression:
             return
         from nncf_transformers.algorithms.masks import bake
 
-        for algorithm in self.algorithms:
+        # The layers that are left out go last, when nothing names their parts any more.
+        for algorithm in reversed(self.algorithms):
+            algorithm.rows = algorithm.rows or self.rows
             algorithm.finalize(model)
         bake(model)
         self.leave()
         self.finished = True
+
+    def skip_to_end(self, model: nn.Module) -> None:
+        """Apply the end of all schedules at once, without a training, and finish.
+
+        Raises:
+            UsageError: a method that only training can do.
+        """
+        for algorithm in self.algorithms:
+            if getattr(algorithm.config, "importance", None) == "movement":
+                raise UsageError(f"{algorithm.config.place}: movement pruning follows gradients; it cannot be one-shot")
+        self.clock.steps_per_epoch = _FINE_STEPS
+        for algorithm in self.algorithms:
+            algorithm.rows = self.rows
+        self.clock.step = math.ceil((self.config.epochs or 0.0) * _FINE_STEPS)
+        for algorithm in self.algorithms:
+            algorithm.on_step(model, self.clock)
+        self.finish(model)
 
     def leave(self) -> None:
         """Have no more part in the training: give up the teacher, and leave the model's loss as it is."""
@@ -333,6 +445,7 @@ class Compression:
             "finished": self.finished,
             "before": self._before,
             CONFIG_KEY: getattr(model.config, CONFIG_KEY, None),
+            KEPT_LAYERS: getattr(model.config, KEPT_LAYERS, None),
             "algorithms": [algorithm.state() for algorithm in self.algorithms],
         }
 
@@ -382,6 +495,11 @@ class Compression:
 
     def _write_reports(self, model: nn.Module, folder: Path) -> None:
         write_statistics(folder, self.describe(model))
+        recipe = composed(self.config.raw, self.metadata)
+        if recipe is None:
+            (folder / RECIPE_FILE).unlink(missing_ok=True)
+        else:
+            checkpoint.write_text(folder / RECIPE_FILE, recipe)
         rows = [row for algorithm in self.algorithms for row in getattr(algorithm, "table", ())]
         (folder / TABLE_FILE).unlink(missing_ok=True)
         if rows:
@@ -398,6 +516,8 @@ def restore(model: nn.Module, folder: str | os.PathLike[str]) -> Compression:
         IntegrityError: the checkpoint's parts are missing, damaged or do not fit together.
     """
     use_fast_kernels()
+    # A checkpoint to resume from may have lost layers that the model, as it was loaded, has.
+    keep_layers(model, checkpoint.read_state(folder, model).get(KEPT_LAYERS))
     state = checkpoint.load_compressed(folder, model)
     place = f"{folder}/{checkpoint.STATE_FILE}"
     sizes = getattr(model.config, CONFIG_KEY, None)
@@ -406,17 +526,26 @@ def restore(model: nn.Module, folder: str | os.PathLike[str]) -> Compression:
             f"{place}: is of a model that lost heads or channels, and this one has others (was another run saved over "
             f"it?); delete {checkpoint.STATE_FILE} to use the model as it is"
         )
-    compression = Compression(parse_config(state["config"], place, allow_empty=True).with_flags(state.get("flags", {})))
+    compression = Compression(_read_config(state["config"], place).with_flags(state.get("flags", {})))
     compression._load_state(model, state)
     compression._bind(model)
     logger.info("%s: restored %s", folder, compression._methods(model))
     return compression
 
 
+def _read_config(raw: Any, place: str) -> CompressionConfig:
+    if isinstance(raw, dict) and RECIPE_KEYS & set(raw):
+        from nncf_transformers.recipe.translate import read_raw
+
+        return read_raw(raw, place)
+    return parse_config(raw, place, allow_empty=True)
+
+
 def remove_reports(folder: str | os.PathLike[str]) -> None:
     """Remove what an earlier, compressed model has left in a folder where another model is saved now."""
-    for name in (checkpoint.STATE_FILE, STATISTICS_FILE, TABLE_FILE):
-        Path(folder, name).unlink(missing_ok=True)
+    if Path(folder, checkpoint.STATE_FILE).is_file():
+        for name in (RECIPE_FILE, STATISTICS_FILE, TABLE_FILE, checkpoint.STATE_FILE):
+            Path(folder, name).unlink(missing_ok=True)
 
 
 def load_model(auto_class: Any, folder: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
@@ -458,16 +587,3 @@ def restore_if_compressed(model: nn.Module, name: str | os.PathLike[str]) -> Non
 def compression_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The trainable parameters that compression added to ``model``."""
     return [p for _, hook in hooks(model) for p in hook.parameters() if p.requires_grad]
-
-
-def _first_rows(batches: Iterable[Batch], count: int) -> list[Batch]:
-    """Split batches into single rows, the first ``count`` of them.
-
-    One row a batch, for NNCF takes the statistics of a transformer per batch, not per row.
-    """
-    rows = (
-        {name: tensor[i : i + 1] for name, tensor in batch.items()}
-        for batch in batches
-        for i in range(len(next(iter(batch.values()))))
-    )
-    return list(islice(rows, count))

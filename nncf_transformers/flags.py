@@ -1,14 +1,18 @@
 """The flags that the overlay adds to a script, once as dataclass fields and once for argparse."""
 
 import argparse
+import logging
+import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from nncf_transformers.config import CompressionConfig, load_config
-from nncf_transformers.config.model import TEACHER_DTYPES, DistillationConfig
+from nncf_transformers.config.model import TEACHER_DTYPES
 from nncf_transformers.errors import UsageError
 from nncf_transformers.export import check_targets
+
+logger = logging.getLogger(__name__)
 
 # Flags that set a field of DistillationConfig.
 _DISTILLATION = {
@@ -24,6 +28,10 @@ _DISTILLATION = {
 def _flag(text: str, *aliases: str) -> Any:
     spelled = [f"--{name}" for alias in aliases for name in (alias, alias.replace("_", "-"))]
     return field(default=None, metadata={"help": text, "aliases": spelled})
+
+
+def _switch(text: str) -> Any:
+    return field(default=False, metadata={"help": text, "aliases": []})
 
 
 @dataclass
@@ -48,6 +56,12 @@ class CompressionFlags:
     distillation_hidden_weight: float | None = _flag("Weight of the difference between hidden states (0).")
     distillation_teacher_dtype: str | None = _flag(f"In what the teacher computes: {' or '.join(TEACHER_DTYPES)}.")
     distillation_cache: str | None = _flag("Keep the teacher's logits in this folder, so that it runs once a sample.")
+    recipe: str | None = _flag(
+        "Train by this recipe of SparseML's: a file (YAML or Markdown), its text, or - for stdin."
+    )
+    recipe_args: str | None = _flag("Variables of the recipe: a JSON object, or name=value,name=value.")
+    recipe_lenient: bool = _switch("Leave out, with a warning, the modifiers of a recipe that are known but not run.")
+    one_shot: bool = _switch("Apply the end of the recipe at once, and do not train.")
 
     def check(self) -> CompressionConfig | None:
         """Check every flag before any work is done, and read the configuration.
@@ -57,11 +71,13 @@ class CompressionFlags:
         """
         self.check_values()
         flags = self.distillation
-        config = CompressionConfig(algorithms=(), source="the flags", raw={"algorithms": []})
-        if self.nncf_config is not None:
-            config = load_config(self.nncf_config, allow_empty=bool(flags))
-        learned = next((item for item in config.algorithms if isinstance(item, DistillationConfig)), None)
-        if flags and "teacher" not in flags and learned is None:
+        config = self._read(allow_empty=bool(flags))
+        learned = config.distillation
+        if flags and learned is None and config.from_recipe:
+            if flags.get("teacher") != "disable":
+                logger.warning("%s: has no DistillationModifier, so the teacher is not used", config.source)
+            flags = {}
+        elif flags and "teacher" not in flags and learned is None:
             name = next(name for name, key in _DISTILLATION.items() if key in flags)
             raise UsageError(f"--{name}: has no effect without a teacher; name one with --teacher_model_or_path")
         if learned is not None and flags.get("teacher") != "disable":
@@ -72,7 +88,26 @@ class CompressionFlags:
                         'drop the flag, or use "kl"'
                     )
         config = config.with_flags(flags)
-        return config if config.algorithms else None
+        return config if config.algorithms or config.from_recipe else None
+
+    def _read(self, allow_empty: bool) -> CompressionConfig:
+        """Read the configuration or the recipe."""
+        if self.recipe is None:
+            for name in ("recipe_args", "recipe_lenient", "one_shot"):
+                if getattr(self, name):
+                    raise UsageError(f"--{name}: has no effect without --recipe; add it")
+            if self.nncf_config is None:
+                return CompressionConfig(algorithms=(), source="the flags", raw={"algorithms": []})
+            return load_config(self.nncf_config, allow_empty=allow_empty)
+        if self.nncf_config is not None:
+            raise UsageError("--recipe and --nncf-config: both say how to compress the model; keep one of the two")
+        from nncf_transformers.recipe import load_recipe
+        from nncf_transformers.recipe.translate import recipe_config
+
+        if self.recipe == "-":
+            # Flags may be checked a second time, when there is nothing left to read.
+            self.recipe = sys.stdin.read()
+        return recipe_config(load_recipe(self.recipe, self.recipe_args, lenient=self.recipe_lenient))
 
     def check_values(self) -> None:
         """Check what can be said of each flag alone.
@@ -128,16 +163,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             parser._option_string_actions.setdefault(spellings[1], existing)
         else:
             names = dict.fromkeys([*spellings, *flag.metadata["aliases"]])
-            kind = float if flag.type == float | None else str
-            parser.add_argument(*names, default=None, type=kind, help=flag.metadata["help"])
+            kind: dict[str, Any] = {"type": float if flag.type == float | None else str}
+            if flag.type is bool:
+                kind = {"action": "store_true"}
+            parser.add_argument(*names, default=flag.default, help=flag.metadata["help"], **kind)
     parse_args = parser.parse_args
 
     def checked(*args: Any, **kwargs: Any) -> Any:
         parsed = parse_args(*args, **kwargs)
-        flags_of(parsed).check()
+        flags = flags_of(parsed)
+        config = flags.check()
+        if flags.one_shot:
+            raise UsageError("--one_shot: this script trains by a loop of its own; use run_qa")
+        parsed.recipe = flags.recipe
+        if config is not None:
+            parsed.num_train_epochs = epochs_of(config, parsed.num_train_epochs)
         return parsed
 
     parser.parse_args = checked  # type: ignore[method-assign]
+
+
+def epochs_of(config: CompressionConfig, asked: float) -> float:
+    """The epochs to train: a recipe's, or else what the script was asked for."""
+    if config.epochs is None or config.epochs == asked:
+        return asked
+    logger.warning("num_train_epochs is %g, as %s says, not %g", config.epochs, config.source, asked)
+    return config.epochs
 
 
 def flags_of(args: argparse.Namespace) -> CompressionFlags:

@@ -4,12 +4,11 @@ Without the overlay's flags, and on a model that is not compressed, every method
 ``transformers``.
 """
 
-import contextlib
 import copyreg
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
@@ -18,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from torch.nn.utils.parametrize import is_parametrized
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Subset
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
 from nncf_transformers.adapter.flags import AdapterFlags
 from nncf_transformers.adapter.trainer import AdapterMixin
-from nncf_transformers.checkpoint import is_compressed, remove_hooks, same_structure
+from nncf_transformers.checkpoint import check_resumable, is_compressed, remove_hooks, same_structure
 from nncf_transformers.compression import (
     Compression,
     compression_parameters,
@@ -35,9 +35,10 @@ from nncf_transformers.config import CompressionConfig
 from nncf_transformers.data import set_local_data
 from nncf_transformers.errors import UsageError
 from nncf_transformers.export import export_model, rows_of, sizes_of
-from nncf_transformers.flags import CompressionFlags
-from nncf_transformers.inputs import model_inputs
+from nncf_transformers.flags import CompressionFlags, epochs_of
+from nncf_transformers.inputs import model_inputs, own_forward
 from nncf_transformers.parts import is_seq2seq
+from nncf_transformers.recipe.inherit import inherit
 from nncf_transformers.runtimes import Inputs
 from nncf_transformers.summary import add_exports, write_card
 
@@ -64,6 +65,8 @@ class _Flags(CompressionFlags, AdapterFlags, _Arguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.compression_config = self.check()
+        if self.compression_config is not None:
+            self.num_train_epochs = epochs_of(self.compression_config, self.num_train_epochs)
         self.adapter_plan = self.check_adapter()
         # The scripts leave the root logger at WARNING and raise the levels of the loggers they know.
         logging.getLogger("nncf_transformers").setLevel(logging.INFO if self.should_log else logging.WARNING)
@@ -119,6 +122,9 @@ class _CompressionMixin(AdapterMixin):
         self._compression_config: CompressionConfig | None = getattr(self.args, "compression_config", None)
         if Compression.of(self.model) is None:
             restore_if_compressed(self.model, self.model.config._name_or_path)
+        if self._plan is None:
+            name = self.model.config._name_or_path
+            self._compression_config = inherit(self._compression_config, self.model, name, trains=self.args.do_train)
         self._freeze_compression()
         self._check_arguments()
         if not self.args.do_train:
@@ -130,10 +136,17 @@ class _CompressionMixin(AdapterMixin):
         if folder is not None and (self._compression_config is not None or not self._adapter_only()):
             self._match(folder)
         compression = Compression.of(self.model)
-        if self._compression_config is not None and (compression is None or compression.replaceable(self.model)):
-            compression = Compression(self._compression_config)
+        config = self._compression_config
+        if config is not None and (compression is None or compression.replaceable(self.model, config)):
+            compression = Compression(config)
             _take_off_precision(self.model)
             compression.start(self.model, self._rows())
+        if compression is not None:
+            compression.rows, compression.metadata = self._rows, self._metadata()
+        if compression is not None and self.args.one_shot:
+            with own_forward(self.model):
+                compression.skip_to_end(self.model)
+            return TrainOutput(0, 0.0, {})
         if compression is None:
             return super().train(resume_from_checkpoint, *args, **kwargs)
         compression.identify(self.model, self._some_rows, _length(self.train_dataset))
@@ -148,7 +161,7 @@ class _CompressionMixin(AdapterMixin):
         # Another one, where the best checkpoint was loaded at the end.
         compression = Compression.of(self.model)
         assert compression is not None
-        with _own_forward(self.model):
+        with own_forward(self.model):
             compression.finish(self.model)
         # They hold the parameters of before.
         self.optimizer = self.lr_scheduler = None
@@ -166,11 +179,28 @@ class _CompressionMixin(AdapterMixin):
         # Upstream sorts every trainable parameter into its own groups, so these hide until that is done.
         for parameter in parameters:
             parameter.requires_grad_(False)
-        optimizer: Any = super().create_optimizer(*args, **kwargs)
+        with compression.all_trainable(self.model):
+            optimizer: Any = super().create_optimizer(*args, **kwargs)
         for parameter in parameters:
             parameter.requires_grad_(True)
         compression.add_groups(optimizer, self.model)
+        optimizer.register_step_pre_hook(lambda *_: self._before_update(optimizer))
         return optimizer
+
+    def _before_update(self, optimizer: torch.optim.Optimizer) -> None:
+        compression = Compression.of(self.model)
+        if compression is not None:
+            compression.before_update(self.model, optimizer)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """As upstream, but a recipe's learning rates take the place of the schedule that the arguments name."""
+        compression = Compression.of(self.model)
+        if compression is None or not compression.sets_rate:
+            return super().create_scheduler(num_training_steps, optimizer)
+        if self.lr_scheduler is None:
+            logger.info("%s sets the learning rate; lr_scheduler_type has no effect", compression.config.source)
+            self.lr_scheduler = RateSchedule(optimizer or self.optimizer, compression)  # type: ignore[assignment]
+        return self.lr_scheduler
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As upstream; the training loss comes with the compression's statistics."""
@@ -188,10 +218,10 @@ class _CompressionMixin(AdapterMixin):
         """As upstream; masks and quantizers come from the best checkpoint, too, where heads may not yet be removed."""
         best, compression = self.state.best_model_checkpoint, Compression.of(self.model)
         if best is not None and compression is not None and is_compressed(best):
-            with _own_forward(self.model):
+            with own_forward(self.model):
                 compression.leave()
                 remove_hooks(self.model)
-                restore(self.model, best)
+                restore(self.model, best).rows = self._rows
         super()._load_best_model()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -228,12 +258,7 @@ class _CompressionMixin(AdapterMixin):
                     "--model_name_or_path, with another --output_dir"
                 )
             return
-        if not os.path.isfile(os.path.join(folder, "optimizer.pt")):
-            # Upstream would go on with a fresh optimizer, without a word: not the run that was interrupted.
-            raise UsageError(
-                f"{folder}: has no optimizer.pt, so it cannot be resumed; take one of its checkpoint-* folders, or "
-                "pass it as --model_name_or_path, with another --output_dir"
-            )
+        check_resumable(folder, "--model_name_or_path")
         compression = Compression.of(self.model)
         if compression is not None:
             if not same_structure(folder, self.model):
@@ -250,16 +275,19 @@ class _CompressionMixin(AdapterMixin):
     def _check_arguments(self) -> None:
         """Refuse what cannot be combined with compression, before any work is done."""
         config, compression = self._compression_config, Compression.of(self.model)
-        plain = compression is None or compression.replaceable(self.model)
+        plain = compression is None or compression.replaceable(self.model, config)
         if config is None and plain:
             return
         anew = compression is not None and self.args.do_train and plain
         if config is not None and compression is not None and not anew:
             compression.check_same(config)
-        if compression is None and not self.args.do_train and self.args.nncf_config is not None:
+        if compression is None and not self.args.do_train and (self.args.recipe or self.args.nncf_config):
+            flag, instead = (
+                ("--recipe", "--one_shot") if self.args.recipe else ("--nncf-config", "--num_train_epochs 0")
+            )
             raise UsageError(
-                f"--nncf-config: {self.model.config._name_or_path} is not a compressed checkpoint; add --do_train to "
-                "compress it (with --num_train_epochs 0 for post-training quantization only)"
+                f"{flag}: {self.model.config._name_or_path} is not a compressed checkpoint; add --do_train to "
+                f"compress it (with {instead} for post-training quantization only)"
             )
         # Gradient checkpointing runs parts of the model again outside its forward, where NNCF's quantizers do not act.
         # A schedule counts steps, whose number must not change on the way.
@@ -283,6 +311,11 @@ class _CompressionMixin(AdapterMixin):
             raise UsageError("the training set has no length, which schedules and calibration need; do not stream it")
         if self.args.do_train and not _length(self.train_dataset):
             raise UsageError("the training set is empty: calibration needs at least one sample")
+
+    def _metadata(self) -> dict[str, Any]:
+        """What a saved recipe says of the training."""
+        names = ("per_device_train_batch_size", "gradient_accumulation_steps", "fp16", "bf16", "seed")
+        return {name: getattr(self.args, name) for name in names} | {"processes": self.args.world_size}
 
     def _rows(self) -> DataLoader:
         """The training data one row at a time, as the training sees it, in an order that the seed decides."""
@@ -319,7 +352,7 @@ class _CompressionMixin(AdapterMixin):
             return
         samples = self._parity_samples()
         model: Any = self.accelerator.unwrap_model(self.model)
-        with _own_forward(model):
+        with own_forward(model):
             export_model(model, tokenizer=self.processing_class, samples=samples, **targets)
         add_exports(Path(self.args.output_dir), sizes_of(**targets))
 
@@ -329,6 +362,27 @@ class _CompressionMixin(AdapterMixin):
             return None
         loader = self._loader(dataset, _PARITY_ROWS, shuffle=False)
         return [rows_of(model_inputs(self.model, batch)) for batch in islice(loader, _PARITY_BATCHES)]
+
+
+class RateSchedule(LRScheduler):
+    """The learning rates that a recipe sets, for the Trainer, which logs and saves what its schedule says."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, compression: Compression) -> None:
+        self._compression = compression
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float | torch.Tensor]:
+        """The rates of the groups for the next step."""
+        return list(self._compression.rates(self.optimizer, self.last_epoch))
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many steps are done; the rates follow from that."""
+        return {"last_epoch": self.last_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on after so many steps."""
+        self.last_epoch = state_dict["last_epoch"]
+        self._last_lr = self.get_lr()
 
 
 class _Clock(transformers.TrainerCallback):
@@ -367,22 +421,6 @@ def _take_off_precision(model: Any) -> None:
     """Take mixed precision's wrapper off the model's forward, where an evaluation has put one; training will again."""
     if "_original_forward" in model.__dict__:
         model.forward = model.__dict__.pop("_original_forward")
-
-
-@contextlib.contextmanager
-def _own_forward(model: Any) -> Iterator[None]:
-    """Put the model's own forward back for a while: mixed precision leaves its wrapper around it.
-
-    Accelerate's own way to take it off binds the forward as a method, which NNCF's is not.
-    """
-    wrapped = model.__dict__.get("forward")
-    if "_original_forward" in model.__dict__:
-        model.forward = model._original_forward
-    try:
-        yield
-    finally:
-        if wrapped is not None:
-            model.forward = wrapped
 
 
 class Trainer(_CompressionMixin, transformers.Trainer):

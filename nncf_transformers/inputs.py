@@ -4,8 +4,10 @@ A training batch also holds labels, and, depending on the tokenizer, tensors tha
 Calibration, tracing and export must agree on the same inputs in the same order, so all of them ask here.
 """
 
+import contextlib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import torch
@@ -111,3 +113,32 @@ def synthetic_inputs(model: nn.Module, batch: int, sequence: int, seed: int = 0)
         decoder_ids[:, 0] = config.decoder_start_token_id
         everything["decoder_input_ids"] = decoder_ids
     return model_inputs(model, everything)
+
+
+def first_rows(batches: Iterable[dict[str, torch.Tensor]], count: int) -> list[dict[str, torch.Tensor]]:
+    """Split batches into single rows, the first ``count`` of them.
+
+    One row a batch, for NNCF takes the statistics of a transformer per batch, not per row.
+    """
+    rows = (
+        {name: tensor[i : i + 1] for name, tensor in batch.items()}
+        for batch in batches
+        for i in range(len(next(iter(batch.values()))))
+    )
+    return list(islice(rows, count))
+
+
+@contextlib.contextmanager
+def own_forward(model: Any) -> Iterator[None]:
+    """Put the model's own forward back for a while: mixed precision leaves its wrapper around it.
+
+    Accelerate's own way to take it off binds the forward as a method, which NNCF's is not.
+    """
+    wrapped = model.__dict__.get("forward")
+    if "_original_forward" in model.__dict__:
+        model.forward = model._original_forward
+    try:
+        yield
+    finally:
+        if wrapped is not None:
+            model.forward = wrapped

@@ -7,7 +7,7 @@ Transformers.
 import argparse
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from nncf_transformers.export import export_model as _export_model
 from nncf_transformers.export import sizes_of
 from nncf_transformers.flags import flags_of
 from nncf_transformers.inputs import INPUT_NAMES
+from nncf_transformers.recipe.inherit import inherit
 from nncf_transformers.summary import add_exports, write_card
 
 logger = logging.getLogger(__name__)
@@ -40,16 +41,21 @@ def start_training(
         optimizer: holds the model's own parameters.
         train_dataset: tensors in the order input_ids, attention_mask, token_type_ids, …, each (samples, sequence).
     """
-    config = flags_of(args).check()
+    config = inherit(flags_of(args).check(), model, args.model_name_or_path, trains=True)
     compression = Compression.of(model)
-    if config is not None and (compression is None or compression.replaceable(model)):
-        compression = Compression(config)
+
+    def rows() -> Iterator[dict[str, torch.Tensor]]:
         order = torch.randperm(len(train_dataset), generator=torch.Generator().manual_seed(args.seed)).tolist()
-        compression.start(model, (_named(train_dataset[i]) for i in order))
+        return (_named(train_dataset[i]) for i in order)
+
+    if config is not None and (compression is None or compression.replaceable(model, config)):
+        compression = Compression(config)
+        compression.start(model, rows())
     elif compression is not None and config is not None:
         compression.check_same(config)
     if compression is None:
         return
+    compression.rows = rows
     compression.check_gpus(getattr(args, "n_gpu", 1))
     compression.final_folder = Path(args.output_dir)
     compression.identify(model, lambda indices: (_named(train_dataset[i]) for i in indices), len(train_dataset))
@@ -61,9 +67,10 @@ def start_training(
 def export_model(args: argparse.Namespace, model: nn.Module, tokenizer: Any) -> None:
     """Write what ``--to-onnx`` and ``--to-openvino`` ask for, in the first process."""
     flags = flags_of(args)
-    if flags.nncf_config is not None and Compression.of(model) is None:
+    if (flags.nncf_config or flags.recipe) and Compression.of(model) is None:
+        flag = "--recipe" if flags.recipe else "--nncf-config"
         raise UsageError(
-            f"--nncf-config: {args.model_name_or_path} is not a compressed checkpoint; add --do_train to compress it"
+            f"{flag}: {args.model_name_or_path} is not a compressed checkpoint; add --do_train to compress it"
         )
     if (flags.to_onnx or flags.to_openvino) and args.local_rank in (-1, 0):
         _export_model(model, to_onnx=flags.to_onnx, to_openvino=flags.to_openvino, tokenizer=tokenizer)

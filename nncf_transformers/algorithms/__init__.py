@@ -17,6 +17,11 @@ _CLASSES = {
     "constant_sparsity": "constant.ConstantSparsity",
     "quantization": "quantization.Quantization",
     "distillation": "distillation.Distillation",
+    "layer_dropping": "layer_dropping.LayerDropping",
+    "set_parameter": "set_parameter.SetParameter",
+    "trainable": "trainable.Trainable",
+    "weight_decay": "weight_decay.WeightDecay",
+    "learning_rate": "learning_rate.LearningRate",
 }
 
 

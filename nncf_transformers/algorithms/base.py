@@ -1,6 +1,7 @@
 """What a compression method is to the rest of the runtime."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,8 @@ import torch
 from torch import nn
 
 Batch = dict[str, torch.Tensor]
+# A group of an optimizer's parameters has this key where compression added them: the number of the algorithm.
+OWN_GROUP = "compression"
 
 
 @dataclass
@@ -29,6 +32,18 @@ class Clock:
         """Passes over the data done, as a fraction; None while their length is unknown."""
         return self.step / self.steps_per_epoch if self.steps_per_epoch else None
 
+    def step_of(self, epoch: float) -> int | None:
+        """The first optimizer step at or behind an epoch; None while the length of an epoch is unknown."""
+        if epoch <= 0:
+            return 0
+        # The small number: 0.1 epochs of 30 steps are 3 steps, and 3.0000000000000004 in floating point.
+        return math.ceil(epoch * self.steps_per_epoch - 1e-6) if self.steps_per_epoch else None
+
+    def within(self, start: float, end: float | None) -> bool:
+        """Whether the training is between two epochs, ``start`` included; None has no end."""
+        first, last = self.step_of(start), None if end is None else self.step_of(end)
+        return first is not None and self.step >= first and (last is None or self.step < last)
+
 
 class Algorithm:
     """One compression method, configured; it changes a model in place.
@@ -43,6 +58,8 @@ class Algorithm:
     """
 
     config: Any
+    #: Gives the training samples again, as batches in the order of calibration; None if nobody can.
+    rows: Callable[[], Iterable[Batch]] | None = None
     #: Whether the method goes on acting in a model whose training is over.
     lasting = False
 
@@ -76,6 +93,9 @@ class Algorithm:
 
     def on_step(self, model: nn.Module, clock: Clock) -> None:
         """Get ready for the optimizer step that follows ``clock.step`` done ones."""
+
+    def before_update(self, model: nn.Module, optimizer: torch.optim.Optimizer, clock: Clock) -> None:
+        """Gradients are complete, and the optimizer's step follows."""
 
     def combine(
         self, model: nn.Module, inputs: Mapping[str, torch.Tensor], outputs: Sequence[torch.Tensor], loss: torch.Tensor

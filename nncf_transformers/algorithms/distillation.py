@@ -189,6 +189,10 @@ class Distillation(Algorithm):
         self._recorded: dict[str, Any] = {}
         self._limit: int | None = None
         self._cache: LogitsCache | None = None
+        # Whether the training is between the epochs in which the teacher has a say.
+        self._acts = config.start_epoch <= 0
+        # Which of the outputs are compared.
+        self._compared: tuple[int, ...] = ()
         self._student_states = HiddenStates(training_only=True)
         self._teacher_states = HiddenStates()
 
@@ -208,6 +212,10 @@ class Distillation(Algorithm):
             self._open_cache(model, None).close()
 
     def begin(self, model: nn.Module, clock: Clock) -> None:
+        self.on_step(model, clock)
+        end = None if self.config.end_epoch is None else clock.step_of(self.config.end_epoch)
+        if end is not None and clock.step >= end:
+            return
         if self._teacher is None:
             self._load(model)
         assert self._teacher is not None
@@ -218,10 +226,17 @@ class Distillation(Algorithm):
             self._close_cache()
             self._cache = self._open_cache(model, self.data_fingerprint)
 
+    def on_step(self, model: nn.Module, clock: Clock) -> None:
+        self._acts = clock.within(self.config.start_epoch, self.config.end_epoch)
+
     def combine(
         self, model: nn.Module, inputs: Mapping[str, torch.Tensor], outputs: Sequence[torch.Tensor], loss: torch.Tensor
     ) -> torch.Tensor:
         task, config = task_of(model), self.config
+        if not self._acts:
+            self.last = {"task_loss": loss.detach()}
+            self._student_states.take()
+            return loss
         if getattr(model, "_is_replica", False):
             raise UsageError(
                 "distillation needs a process for each GPU: start the script by torchrun --nproc-per-node, or show it "
@@ -234,6 +249,8 @@ class Distillation(Algorithm):
         teacher = self._teacher_logits(inputs, student[0].shape[1], task)
         mask = _counted(inputs, task) if task.tokens else None
         pairs = [*zip(student, teacher, strict=True)]
+        if self._compared:
+            pairs = [pairs[i] for i in self._compared]
         loss = loss.float()
         if config.loss == "kl":
             term = torch.stack([kl_loss(s, t, config.temperature, mask) for s, t in pairs]).mean()
@@ -318,6 +335,11 @@ class Distillation(Algorithm):
         """Refuse settings that contradict each other or the model's task."""
         config, task = self.config, task_of(model)
         place = config.place or "distillation"
+        names = ("start_logits", "end_logits") if task.outputs == 2 else ("logits",)
+        unknown = [name for name in config.outputs if name not in names]
+        if unknown:
+            raise UsageError(f"{place}: the model has no output {unknown[0]} to distil; it has {', '.join(names)}")
+        self._compared = tuple(names.index(name) for name in config.outputs)
         if config.cache is not None and config.hidden_weight:
             raise UsageError(f'{place}: "cache" holds logits only, "hidden_weight" needs more; drop one of the two')
         if config.cache is not None and task.tokens:

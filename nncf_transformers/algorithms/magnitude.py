@@ -1,12 +1,12 @@
 """Magnitude sparsity: the smallest weights are masked, more and more of them as training goes on.
 
 The weights themselves are never set to zero while training lasts: each update ranks all of them anew, so a masked
-weight that has become large among the others comes back, with the value that it had.
+weight that has become large among the others comes back, with the value that it had. A recipe may forbid that, and may
+rank by where training has moved the weights instead of by their size.
 """
 
 import logging
 import math
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +19,14 @@ from nncf_transformers.algorithms.base import Algorithm, Batch, Clock
 from nncf_transformers.algorithms.masks import (
     Mask,
     add_mask,
+    lift,
     masked_fraction,
     masks,
     pool,
     refuse_masked,
     target_layers,
 )
+from nncf_transformers.algorithms.ranking import importance, keep_in_groups, keep_largest, read_structure, zero_part
 from nncf_transformers.algorithms.removal import remove_masked_units
 from nncf_transformers.config import MagnitudeSparsityConfig
 from nncf_transformers.errors import UsageError
@@ -73,18 +75,24 @@ class Schedule:
         """The step from which on the masks are final."""
         return self.end if self.config.freeze_epoch is None else self._step(self.config.freeze_epoch)
 
-    def level(self, step: int) -> float:
-        """Sparsity for the optimizer step that follows ``step`` done ones, from :attr:`start` on."""
+    def level(self, step: int, initial: float | None = None) -> float:
+        """Sparsity for the optimizer step that follows ``step`` done ones, from :attr:`start` on.
+
+        Args:
+            step: see above.
+            initial: what a tensor had at the start, where the configuration leaves that to the tensor.
+        """
         config = self.config
+        first = config.initial_sparsity if config.initial_sparsity is not None else initial or 0.0
+        if config.initial_sparsity is None and first >= config.final_sparsity:
+            return first
         if config.schedule == "multistep":
             points = [self._step(epoch) for epoch in config.multistep_epochs]
             return schedules.multistep(step, points, config.multistep_sparsities)
         # Not from step numbers: the interval may begin and end between two steps.
         epochs = config.end_epoch - config.start_epoch
         progress = 1.0 if step >= self.end else (step / self.steps_per_epoch - config.start_epoch) / epochs
-        return schedules.level(
-            progress, config.initial_sparsity, config.final_sparsity, config.schedule, config.power, config.concave
-        )
+        return schedules.level(progress, first, config.final_sparsity, config.schedule, config.power, config.concave)
 
     def latest_update(self, step: int) -> int | None:
         """The last step up to ``step`` at which the masks are to be updated; None before the start.
@@ -113,11 +121,18 @@ class MagnitudeSparsity(Algorithm):
     def __init__(self, config: MagnitudeSparsityConfig) -> None:
         self.config = config
         self._place = config.place or config.algorithm
-        self._block, self._pattern = _read_structure(config.structure)
+        self._block, self._pattern = read_structure(config.structure)
+        if self._by_unit and (config.importance == "movement" or config.initial_sparsity is None):
+            raise UsageError(
+                f"{self._place}.structure: {config.structure}s are ranked by magnitude, from a sparsity that is given; "
+                "take another structure, or say importance and initial_sparsity"
+            )
         self._groups: list[Group] = []
         self._masked: tuple[str, ...] = ()
         self._level = 0.0
         self._frozen = False
+        # By name of its scores, the share of zeros that a tensor began with, where that is its first level.
+        self._initial: dict[str, float] = {}
         # The step whose update the masks have seen last.
         self._updated = -1
 
@@ -135,7 +150,7 @@ class MagnitudeSparsity(Algorithm):
             shapes = {f"{layer}.weight": self._mask_shape(model, layer) for layer in layers}
         refuse_masked(self.config, model, shapes)
         for parameter, shape in shapes.items():
-            add_mask(model, parameter, shape)
+            add_mask(model, parameter, shape, summed=self.config.importance == "movement")
         self._masked = tuple(shapes)
 
     def begin(self, model: nn.Module, clock: Clock) -> None:
@@ -166,18 +181,36 @@ class MagnitudeSparsity(Algorithm):
             )
         self._advance(model, schedule, clock.step)
 
+    @torch.no_grad()
+    def before_update(self, model: nn.Module, optimizer: torch.optim.Optimizer, clock: Clock) -> None:
+        """Add -gradient * weight to the scores of movement pruning; of a masked weight the gradient is zero."""
+        if self.config.importance != "movement" or self._frozen:
+            return
+        # Both set by mixed precision where the optimizer itself takes the scale off the gradients, or passes over a
+        # step whose gradients overflowed.
+        scale, overflow = (getattr(optimizer, name, None) for name in ("grad_scale", "found_inf"))
+        if overflow is not None and bool(overflow):
+            return
+        for name, mask in self._own_masks(model).items():
+            weight = model.get_parameter(name)
+            if weight.grad is not None and mask.accumulated is not None:
+                product = weight.grad.float() * weight
+                mask.accumulated.sub_(product if scale is None else product / scale)
+
     def statistics(self, model: nn.Module) -> dict[str, float]:
         """The masked part of the weights that have masks, and what the schedule asks for."""
         sparsity = masked_fraction(model, self._masked)
         return {} if sparsity is None else {"sparsity": sparsity, "sparsity_level": self._level}
 
     def state(self) -> dict[str, Any]:
-        return {"masked": list(self._masked), "level": self._level, "updated": self._updated}
+        state = {"masked": list(self._masked), "level": self._level, "updated": self._updated}
+        return state | {"initial": self._initial} if self._initial else state
 
     def load_state(self, model: nn.Module, state: Mapping[str, Any]) -> None:
         self._masked = tuple(state["masked"])
         self._level = float(state["level"])
         self._updated = int(state["updated"])
+        self._initial = dict(state.get("initial", {}))
         own = self._own_masks(model)
         self._frozen = bool(own) and all(mask.frozen for mask in own.values())
         if self._by_unit and own:
@@ -217,38 +250,59 @@ class MagnitudeSparsity(Algorithm):
         last = min(step, schedule.freeze)
         due = schedule.latest_update(last)
         if due is not None and due > self._updated:
-            self._update(model, schedule.level(last), final=last >= schedule.end)
+            self._update(model, schedule, last)
             self._updated = due
         if step >= schedule.freeze:
-            for mask in self._own_masks(model).values():
-                mask.freeze()
+            for name, mask in self._own_masks(model).items():
+                if self.config.leave_enabled:
+                    mask.freeze()
+                else:
+                    lift(model, name, mask)
             self._frozen = True
 
     @torch.no_grad()
-    def _update(self, model: nn.Module, level: float, final: bool) -> None:
+    def _update(self, model: nn.Module, schedule: Schedule, step: int) -> None:
         """Rank all weights anew and mask the smallest."""
         scores = self._scores(model)
-        if self._pattern is not None:
-            n, m = self._pattern
-            count = m - n if final else min(m - n, round(m * level))
-            kept = {name: keep_in_groups(score, m, count) for name, score in scores.items()}
-        else:
-            together = self.config.ranking == "global"
-            kept = keep_largest(scores, level, together=together, spare_one=self._by_unit)
+        if self.config.initial_sparsity is None and not self._initial:
+            self._initial = {name: zero_part(model.get_parameter(f"{name}.weight")) for name in scores}
         own = self._own_masks(model)
-        for name, mask in self._by_parameter(model, kept).items():
+        # What is masked has no gradient, so movement says nothing of it any more.
+        if not self.config.regrow or self.config.importance == "movement":
+            first = {group.name: group.rows[0] for group in self._groups}
+            for name, score in scores.items():
+                gone = ~own[f"{first.get(name, name)}.weight"].mask.view(score.shape)
+                scores[name] = score.masked_fill(gone, -math.inf)
+        weights = sum(score.numel() for score in scores.values())
+        zeros = sum(part * scores[name].numel() for name, part in self._initial.items())
+        self._level = schedule.level(step, zeros / max(1, weights))
+        for name, mask in self._by_parameter(model, self._keep(scores, schedule, step)).items():
             # In place: masks of one group must not share their memory, or the model cannot be saved.
             own[name].mask.copy_(mask)
-        self._level = level
+
+    def _keep(self, scores: dict[str, torch.Tensor], schedule: Schedule, step: int) -> dict[str, torch.Tensor]:
+        """What stays, by the name of the scores."""
+        level = self._level
+        if self._pattern is not None:
+            n, m = self._pattern
+            count = m - n if step >= schedule.end else min(m - n, round(m * level))
+            return {name: keep_in_groups(score, m, count) for name, score in scores.items()}
+        together = self.config.ranking == "global"
+        if not self._initial or together:
+            return keep_largest(scores, level, together=together, spare_one=self._by_unit)
+        levels = {name: schedule.level(step, self._initial[name]) for name in scores}
+        return {name: keep_largest({name: score}, levels[name])[name] for name, score in scores.items()}
 
     def _scores(self, model: nn.Module) -> dict[str, torch.Tensor]:
         """Importance by layer, in the shape of its mask; or by group, of shape (units,)."""
         if self._by_unit:
             return {group.name: self._unit_scores(model, group) for group in self._groups}
         rows, columns = self._block
-        scores = {}
+        own, scores = self._own_masks(model), {}
         for name in self._masked:
-            score = importance(model.get_parameter(name), self.config.importance)
+            score = own[name].accumulated
+            if score is None:
+                score = importance(model.get_parameter(name), self.config.importance)
             if (rows, columns) != (1, 1):
                 blocks = (score.shape[0] // rows, score.shape[1] // columns)
                 score = pool(score, blocks) / (rows * columns)
@@ -317,77 +371,3 @@ class MagnitudeSparsity(Algorithm):
                 f"({out}x{width}); choose another block, or name the layer in ignored_scopes"
             )
         return out // rows, width // columns
-
-
-def importance(weight: torch.Tensor, kind: str) -> torch.Tensor:
-    """How much each weight of a layer counts.
-
-    Args:
-        weight: of any shape.
-        kind: ``abs``: |w|; ``normed_abs``: |w| / ||w||_2, which makes layers comparable (inventory 2.4).
-    """
-    magnitude = weight.detach().float().abs()
-    if kind == "normed_abs":
-        # A layer of zeros stays one.
-        magnitude = magnitude / magnitude.norm().clamp_min(torch.finfo(torch.float32).tiny)
-    return magnitude
-
-
-def keep_largest(
-    scores: Mapping[str, torch.Tensor], level: float, together: bool = False, spare_one: bool = False
-) -> dict[str, torch.Tensor]:
-    """Leave out exactly round(n * level) elements of least score (inventory 5.5).
-
-    Args:
-        scores: tensors by name, of any shape.
-        level: the part to leave out.
-        together: whether n counts the elements of all tensors, ranked together, or those of each.
-        spare_one: whether the largest element of each tensor stays whatever ``level`` says.
-
-    Returns:
-        By name, a boolean tensor of the same shape, False for what is left out.
-    """
-    if not together:
-        return {name: _keep([score], level, spare_one)[0] for name, score in scores.items()}
-    return dict(zip(scores, _keep(list(scores.values()), level, spare_one), strict=True))
-
-
-def _keep(scores: Sequence[torch.Tensor], level: float, spare_one: bool) -> list[torch.Tensor]:
-    # A copy, even of a single tensor.
-    every = torch.cat([score.flatten() for score in scores])
-    sizes = [score.numel() for score in scores]
-    count = round(len(every) * level)
-    if spare_one:
-        for part in every.split(sizes):
-            part[part.argmax()] = math.inf
-        count = min(count, len(every) - len(scores))
-    kept = torch.ones_like(every, dtype=torch.bool)
-    # Selected by index, not by a threshold: among equal scores just as many go as the number asks for.
-    kept[every.topk(count, largest=False, sorted=False).indices] = False
-    return [part.view(score.shape) for part, score in zip(kept.split(sizes), scores, strict=True)]
-
-
-def keep_in_groups(scores: torch.Tensor, size: int, count: int) -> torch.Tensor:
-    """Leave out the ``count`` elements of least score in every ``size`` neighbours of a row.
-
-    Args:
-        scores: shape (rows, columns); ``size`` divides the number of columns.
-        size: M of N:M.
-        count: M - N.
-
-    Returns:
-        A boolean tensor of the same shape, False for what is left out.
-    """
-    groups = scores.reshape(-1, size)
-    smallest = groups.topk(count, dim=-1, largest=False, sorted=False).indices
-    kept = torch.ones_like(groups, dtype=torch.bool).scatter_(-1, smallest, False)
-    return kept.view(scores.shape)
-
-
-def _read_structure(structure: str) -> tuple[tuple[int, int], tuple[int, int] | None]:
-    """Read rows and columns of a block, and N and M of N:M."""
-    if match := re.fullmatch(r"(\d+)x(\d+)", structure):
-        return (int(match[1]), int(match[2])), None
-    if match := re.fullmatch(r"(\d+):(\d+)", structure):
-        return (1, 1), (int(match[1]), int(match[2]))
-    return (1, 1), None

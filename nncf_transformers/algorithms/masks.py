@@ -29,22 +29,32 @@ class Mask(nn.Module, StatefulModuleInterface):
         importance: trainable scores, or None. While the mask is not frozen, they receive the gradient of the mask as
             if they were the mask (straight-through).
         frozen: whether the mask, and so the scores, are final.
+        accumulated: a sum over the steps of the training, element by element of the parameter, or None.
     """
 
     _binary_mask: torch.Tensor
+    accumulated: torch.Tensor | None
 
-    def __init__(self, shape: Sequence[int], score_shape: Sequence[int] | None = None, frozen: bool = False) -> None:
+    def __init__(
+        self,
+        shape: Sequence[int],
+        score_shape: Sequence[int] | None = None,
+        frozen: bool = False,
+        sum_shape: Sequence[int] | None = None,
+    ) -> None:
         """Make a mask of ones.
 
         Args:
             shape: of the mask; each side divides that of the parameter.
             score_shape: of the scores, the same unless the mask is frozen; None for a mask without scores.
             frozen: see above.
+            sum_shape: of ``accumulated``; None for none.
         """
         super().__init__()
         # The name under which NNCF 2 kept it, too.
         self.register_buffer("_binary_mask", torch.ones(tuple(shape), dtype=torch.bool))
         self.importance = nn.Parameter(torch.zeros(tuple(score_shape))) if score_shape is not None else None
+        self.register_buffer("accumulated", torch.zeros(tuple(sum_shape)) if sum_shape is not None else None)
         self.frozen = frozen
 
     @property
@@ -76,7 +86,8 @@ class Mask(nn.Module, StatefulModuleInterface):
 
     def get_config(self) -> dict[str, Any]:
         scores = None if self.importance is None else list(self.importance.shape)
-        return {"shape": list(self._binary_mask.shape), "score_shape": scores, "frozen": self.frozen}
+        config = {"shape": list(self._binary_mask.shape), "score_shape": scores, "frozen": self.frozen}
+        return config if self.accumulated is None else config | {"sum_shape": list(self.accumulated.shape)}
 
     @classmethod
     def from_config(cls, state: dict[str, Any]) -> "Mask":
@@ -134,7 +145,9 @@ def pool(values: torch.Tensor, blocks: Sequence[int]) -> torch.Tensor:
     return values.reshape(blocked).sum(dim=tuple(range(1, len(blocked), 2)))
 
 
-def add_mask(model: nn.Module, parameter: str, shape: Sequence[int], scored: bool = False) -> Mask:
+def add_mask(
+    model: nn.Module, parameter: str, shape: Sequence[int], scored: bool = False, summed: bool = False
+) -> Mask:
     """Put a mask of ones on a parameter of ``model``.
 
     Args:
@@ -142,8 +155,10 @@ def add_mask(model: nn.Module, parameter: str, shape: Sequence[int], scored: boo
         parameter: dotted name, such as ``bert.pooler.dense.weight``.
         shape: of the mask.
         scored: whether it has trainable scores, zero at first.
+        summed: whether it keeps a sum for each element of the parameter, zero at first.
     """
-    mask = Mask(shape, shape if scored else None).to(model.get_parameter(parameter).device)
+    tensor = model.get_parameter(parameter)
+    mask = Mask(shape, shape if scored else None, sum_shape=tensor.shape if summed else None).to(tensor.device)
     if not hasattr(model, ATR_HOOK_STORAGE):
         # Not asked again of a wrapped model: it would look at the forward, which mixed precision may have wrapped, too.
         wrap_model(model)
@@ -189,11 +204,12 @@ def refuse_masked(config: SparsityConfig, model: nn.Module, parameters: Collecti
         UsageError: naming the first layer that has one.
     """
     present = {name for name, _ in masks(model)}
+    remedy = "leave it out of params of" if config.parameters else "name it in ignored_scopes of"
     for parameter in parameters:
         if parameter in present:
             raise UsageError(
                 f"{config.place or config.algorithm}: {parameter.rpartition('.')[0]} has a mask of another sparsity "
-                "method already; name it in ignored_scopes of one of the two"
+                f"method already; {remedy} one of the two"
             )
 
 
@@ -204,6 +220,18 @@ def bake(model: nn.Module) -> None:
             tensor = model.get_parameter(parameter)
             tensor.copy_(apply_magnitude_binary_mask(tensor, mask.mask))
     remove_masks(model)
+
+
+def lift(model: nn.Module, parameter: str, mask: Mask) -> None:
+    """Set the masked elements of a parameter to zero, and mask nothing of it from here on.
+
+    The mask stays as one of ones until training is over: a checkpoint on the way describes every hook.
+    """
+    with torch.no_grad():
+        tensor = model.get_parameter(parameter)
+        tensor.copy_(apply_magnitude_binary_mask(tensor, mask.mask))
+        mask.mask.fill_(True)
+    mask.freeze()
 
 
 def remove_masks(model: nn.Module) -> None:

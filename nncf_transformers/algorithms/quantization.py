@@ -1,19 +1,23 @@
 """INT8 quantization-aware training with NNCF's fake quantizers."""
 
+import copy
 import logging
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import nn
 
-from nncf_transformers.algorithms.base import Algorithm, Batch, hooks
+from nncf_transformers.algorithms.base import Algorithm, Batch, Clock, hooks
+from nncf_transformers.checkpoint import HOOK_PREFIX, remove_hooks
 from nncf_transformers.config import QuantizationConfig, resolve_ignored_scopes, to_nncf_arguments
-from nncf_transformers.config.scope_names import cast_probabilities, quantized_nodes
+from nncf_transformers.config.scope_names import cast_probabilities, former_class, quantized_nodes
 from nncf_transformers.config.trace import Operation, trace_operations
 from nncf_transformers.errors import UsageError
 from nncf_transformers.families import family_of
+from nncf_transformers.inputs import first_rows, model_inputs, own_forward
 from nncf_transformers.kernels import use_fast_kernels
 from nncf_transformers.parts import hook_encoder
 
@@ -34,6 +38,10 @@ class Quantization(Algorithm):
 
     def __init__(self, config: QuantizationConfig) -> None:
         self.config = config
+        # Whether the quantizers have begun to quantize.
+        self._acts = True
+        # What to calibrate on when they begin, where nobody gives the training samples again.
+        self._kept: list[Batch] = []
 
     @property
     def samples(self) -> int:
@@ -43,33 +51,13 @@ class Quantization(Algorithm):
         return self.config.quantizer_lr(model_rate)
 
     def attach(self, model: nn.Module, batches: Sequence[Batch]) -> None:
-        import nncf
         import nncf.torch
 
         use_fast_kernels()
         self._check(model)
-        scopes = resolve_ignored_scopes(self.config, model, batches[0])
-        for warning in scopes.warnings:
-            logger.warning(warning)
-        operations = trace_operations(model, batches[0])
-        ignored = [*scopes.node_names, *cast_probabilities(operations)]
-        for name, other in _users_of_ignored(operations, ignored).items():
-            logger.warning(
-                "%s stays in floating point, too: it has its weight in common with %s, which is to be ignored, and "
-                "the weight would be stored twice",
-                name,
-                other,
-            )
-            ignored.append(name)
-        try:
-            quantized = nncf.quantize(
-                model,
-                nncf.Dataset(list(batches)),
-                ignored_scope=nncf.IgnoredScope(names=ignored) if ignored else None,
-                **to_nncf_arguments(self.config),
-            )
-        except nncf.ValidationError as error:
-            raise UsageError(f"NNCF refuses this configuration: {error}") from error
+        late = self.config.start_epoch > 0
+        # Which quantizers there are does not depend on the data, and their ranges are found when they begin.
+        quantized, operations = self._quantize(model, batches[:1] if late else batches)
         # nncf.quantize returns a copy. Its structure and values are put on the model itself, by the very calls that
         # restore a checkpoint: whatever these calls cannot carry over shows before training, not after it.
         present = {name for name, _ in hooks(model)}
@@ -83,13 +71,134 @@ class Quantization(Algorithm):
                 f"the configuration leaves nothing of {type(model).__name__} to quantize: ignore fewer scopes"
             )
         hook_encoder(model)
+        if late:
+            self._acts, self._kept = False, list(batches)
+            _switch(model, on=False)
+
+    def begin(self, model: nn.Module, clock: Clock) -> None:
+        start = clock.step_of(self.config.start_epoch)
+        if not self._acts and clock.total_steps is not None and start is not None and start >= clock.total_steps:
+            raise UsageError(
+                f"{self.config.place}.start_epoch: the schedule is longer than the training: quantization starts at "
+                f"epoch {self.config.start_epoch:g} (step {start}), the training ends at step {clock.total_steps}; "
+                "raise --num_train_epochs or start earlier"
+            )
+        if not self._acts and self.rows is None and not self._kept:
+            raise UsageError(
+                f"{self._place}: quantization starts at epoch {self.config.start_epoch:g} and then calibrates on "
+                "training samples, which a checkpoint does not hold; set Compression.rows before the training goes on"
+            )
+        self.on_step(model, clock)
+
+    def on_step(self, model: nn.Module, clock: Clock) -> None:
+        """At the start, calibrate anew on the model as it is now, and switch the quantizers on."""
+        if not self._acts and clock.within(self.config.start_epoch, None):
+            self._calibrate_again(model)
+
+    def before_update(self, model: nn.Module, optimizer: torch.optim.Optimizer, clock: Clock) -> None:
+        """Leave the ranges as they are from ``freeze_epoch`` on."""
+        freeze = self.config.freeze_epoch
+        if freeze is not None and clock.within(freeze, None):
+            # Not requires_grad: an optimizer that is resumed must find the same parameters.
+            for parameter in self.parameters(model):
+                parameter.grad = None
+
+    def finalize(self, model: nn.Module) -> None:
+        if self._acts:
+            return
+        if self.rows is not None or self._kept:
+            logger.warning("%s: the training is over before quantization starts; it is calibrated now", self._place)
+            self._calibrate_again(model)
+        else:
+            logger.warning("%s: the training is over before quantization starts; nothing is quantized", self._place)
+            remove_idle(model)
+
+    def state(self) -> dict[str, Any]:
+        return {} if self._acts else {"acts": False}
+
+    @property
+    def _place(self) -> str:
+        return self.config.place or self.config.algorithm
+
+    def _calibrate_again(self, model: nn.Module) -> None:
+        """Take the ranges of a quantized copy of the model as it is now."""
+        devices = [p.device for p in islice(model.parameters(), 1) if p.is_cuda]
+        with torch.random.fork_rng(devices=devices), own_forward(model):
+            batches = self._kept if self.rows is None else self.rows()
+            samples = first_rows((model_inputs(model, batch) for batch in batches), self.samples)
+            plain = copy.deepcopy(model).eval()
+            plain.__dict__.pop("_original_forward", None)
+            remove_hooks(plain, masks=False)
+            quantized, _ = self._quantize(plain, samples)
+        own = {key: tensor for key, tensor in quantized.state_dict().items() if key.startswith(HOOK_PREFIX)}
+        left_over = model.load_state_dict(own, strict=False).unexpected_keys
+        assert not left_over, f"quantizers that were not there at the beginning: {left_over[:3]}"
+        _switch(model, on=True)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # Each process has calibrated for itself; the smallest difference would grow.
+            for _, module in quantizers(model):
+                for tensor in (*module.parameters(), *module.buffers()):
+                    torch.distributed.broadcast(tensor.detach(), 0)
+        self._acts, self._kept = True, []
+        logger.info("%s: calibrated on %d samples; the quantizers act from here on", self._place, len(samples))
+
+    def _quantize(self, model: nn.Module, batches: Sequence[Batch]) -> tuple[nn.Module, Sequence[Operation]]:
+        """Make a quantized copy of a model; also return the model's operations."""
+        import nncf
+
+        scopes = resolve_ignored_scopes(self.config, model, batches[0])
+        for warning in scopes.warnings:
+            logger.warning(warning)
+        operations = trace_operations(model, batches[0])
+        ignored = [*scopes.node_names, *cast_probabilities(operations), *self._of_types(model, operations)]
+        for name, other in _users_of_ignored(operations, ignored).items():
+            logger.warning(
+                "%s stays in floating point, too: it has its weight in common with %s, which is to be ignored, and "
+                "the weight would be stored twice",
+                name,
+                other,
+            )
+            ignored.append(name)
+        try:
+            quantized = nncf.quantize(
+                model,
+                nncf.Dataset(list(batches)),
+                ignored_scope=nncf.IgnoredScope(names=ignored) if ignored else None,
+                **{**to_nncf_arguments(self.config), "subset_size": len(batches)},
+            )
+        except nncf.ValidationError as error:
+            raise UsageError(f"NNCF refuses this configuration: {error}") from error
+        return quantized, operations
 
     def load_state(self, model: nn.Module, state: Mapping[str, Any]) -> None:
+        self._acts = bool(state.get("acts", True))
         hook_encoder(model)
 
+    def _of_types(self, model: nn.Module, operations: Sequence[Operation]) -> list[str]:
+        """The operations in modules of the classes that are to stay in floating point."""
+        types = set(self.config.ignored_types)
+        if not types:
+            return []
+        present = {name for module in model.modules() for name in _classes(type(module).__name__)}
+        for name in sorted(types - present):
+            logger.warning("%s: no module of %s is a %s, so none is left out", self._place, type(model).__name__, name)
+        quantized = quantized_nodes(operations)
+        return [
+            operation.node_name
+            for operation in operations
+            if operation.node_name in quantized
+            and any(types & _classes(class_name) for class_name in operation.class_names)
+        ]
+
     def _check(self, model: nn.Module) -> None:
-        """Refuse settings that would do nothing."""
+        """Refuse settings that would do nothing, or something else than they say."""
         family = family_of(model)
+        for setting in ("smooth_quant", "bias_correction"):
+            if self.config.start_epoch > 0 and getattr(self.config, setting) not in (None, False):
+                raise UsageError(
+                    f'{self._place}: "{setting}" changes the model at the beginning, and quantization starts at epoch '
+                    f"{self.config.start_epoch:g}; drop one of the two"
+                )
         for (name, setting), reason in _WITHOUT_EFFECT.items():
             if name == family and getattr(self.config, setting) not in (None, False):
                 place = self.config.place or "quantization"
@@ -103,6 +212,8 @@ class Quantization(Algorithm):
 
     def statistics(self, model: nn.Module) -> dict[str, float]:
         """Count quantizers and average their ranges (in units of the tensor they quantize)."""
+        if not self._acts:
+            return {"quantizers": 0.0}
         ranges: dict[str, list[torch.Tensor]] = {"weight": [], "activation": []}
         for name, module in quantizers(model):
             kind = "weight" if is_weight_quantizer(name) else "activation"
@@ -112,6 +223,30 @@ class Quantization(Algorithm):
             if values:
                 scalars[f"{kind}_range"] = torch.stack(values).mean().item()
         return scalars
+
+
+def _classes(name: str) -> set[str]:
+    return {name, former_class(name)}
+
+
+def _switch(model: nn.Module, on: bool) -> None:
+    """Let all quantizers act, or hand everything through unchanged.
+
+    By the buffer alone, which checkpoints hold: NNCF's own switch takes the gradients away, too, and an optimizer made
+    then would lack the parameters.
+    """
+    for _, module in quantizers(model):
+        module.enabled.fill_(int(on))
+
+
+def remove_idle(model: nn.Module) -> None:
+    """Take the quantizers that are switched off from a model, which computes the same without them."""
+    from nncf.torch.function_hook.wrapper import ATR_HOOK_STORAGE
+
+    storage: Any = getattr(model, ATR_HOOK_STORAGE)
+    idle = {id(module) for _, module in quantizers(model) if not int(module.enabled)}
+    for name in [name for name, module in storage.named_hooks(remove_duplicate=False) if id(module) in idle]:
+        storage.delete_hook(name)
 
 
 def quantizers(model: nn.Module) -> Iterator[tuple[str, Any]]:

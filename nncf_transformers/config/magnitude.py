@@ -201,7 +201,7 @@ def _check_order(section: Section, config: MagnitudeSparsityConfig) -> None:
             raise section.error(
                 "end_epoch", f"is {config.end_epoch:g}, must be greater than start_epoch, {config.start_epoch:g}"
             )
-        if config.final_sparsity < config.initial_sparsity:
+        if config.initial_sparsity is not None and config.final_sparsity < config.initial_sparsity:
             raise section.error(
                 "final_sparsity",
                 f"is {config.final_sparsity:g}, must be at least initial_sparsity, {config.initial_sparsity:g}",

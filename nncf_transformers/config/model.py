@@ -5,6 +5,7 @@ They hold no NNCF object: :mod:`nncf_transformers.config.nncf_arguments` makes t
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 PRESETS = ("performance", "mixed")
@@ -14,6 +15,8 @@ OVERFLOW_FIXES = ("enable", "disable", "first_layer_only")
 # A weight is one fixed tensor: averaging over samples, or a histogram over them, has no meaning for it.
 WEIGHT_RANGE_TYPES = ("min_max", "mean_percentile")
 ACTIVATION_RANGE_TYPES = ("min_max", "mean_min_max", "median_min_max", "mean_percentile", "histogram")
+# Marks a field that only a recipe sets; a configuration file has no key for it.
+RECIPE_ONLY = MappingProxyType({"recipe_only": True})
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,10 @@ class QuantizationConfig(AlgorithmConfig):
         quantizer_learning_rate: Learning rate of the quantizers' parameters; ``None`` is the model's own.
         quantizer_lr_multiplier: Factor on the model's learning rate, where ``quantizer_learning_rate`` is
             None.
+        ignored_types: Class names of modules that stay in floating point with all in them, such as ``LayerNorm``.
+        start_epoch: Where the quantizers are calibrated anew and switched on. They are in the model from the
+            beginning, but have no effect before. 0: on from the beginning.
+        freeze_epoch: From where on the quantizers' ranges stay as they are; ``None``: they are trained to the end.
     """
 
     algorithm: ClassVar[str] = "quantization"
@@ -108,6 +115,9 @@ class QuantizationConfig(AlgorithmConfig):
     bias_correction: bool = False
     quantizer_learning_rate: float | None = None
     quantizer_lr_multiplier: float = 1.0
+    ignored_types: tuple[str, ...] = field(default=(), metadata=RECIPE_ONLY)
+    start_epoch: float = field(default=0.0, metadata=RECIPE_ONLY)
+    freeze_epoch: float | None = field(default=None, metadata=RECIPE_ONLY)
 
     def quantizer_lr(self, model_lr: float) -> float:
         """The learning rate of the quantizers' parameter group when the model trains with ``model_lr``."""
@@ -120,6 +130,7 @@ DISTILLATION_LOSSES = ("kl", "mse", "softmax")
 TEACHER_DTYPES = ("float32", "bfloat16")
 STRUCTURE_MODES = ("fine", "block", "per_dim")
 SCHEDULES = ("polynomial", "exponential", "multistep", "linear", "cubic", "inverse_cubic")
+# Those of a file. A recipe knows "movement", too.
 IMPORTANCES = ("abs", "normed_abs")
 RANKINGS = ("local", "global")
 
@@ -139,6 +150,9 @@ class DistillationConfig(AlgorithmConfig):
         hidden_weight: Factor of the mean squared error between hidden states, 0 for none.
         teacher_dtype: Data type in which the teacher runs.
         cache: Folder in which the teacher's logits are kept, so that it runs once a sample; ``None`` for none.
+        start_epoch: Before it, the loss is the task's alone.
+        end_epoch: From here on, the loss is the task's alone again; ``None``: never.
+        outputs: Names of the outputs that are compared, such as ``start_logits``; empty for all logits.
     """
 
     algorithm: ClassVar[str] = "distillation"
@@ -151,6 +165,9 @@ class DistillationConfig(AlgorithmConfig):
     hidden_weight: float = 0.0
     teacher_dtype: str = "float32"
     cache: str | None = None
+    start_epoch: float = field(default=0.0, metadata=RECIPE_ONLY)
+    end_epoch: float | None = field(default=None, metadata=RECIPE_ONLY)
+    outputs: tuple[str, ...] = field(default=(), metadata=RECIPE_ONLY)
 
 
 @dataclass(frozen=True)
@@ -161,11 +178,14 @@ class SparsityConfig(AlgorithmConfig):
         target_scopes: If not empty, only these layers.
         ignored_scopes: Layers that stay dense.
         legacy_scopes: Whether scopes are written in the names of NNCF 1 and 2.
+        parameters: Weights by name, as a recipe gives them (see :mod:`nncf_transformers.config.parameters`). If not
+            empty, exactly these, and scopes are not used.
     """
 
     target_scopes: tuple[str, ...] = ()
     ignored_scopes: tuple[str, ...] = ()
     legacy_scopes: bool = False
+    parameters: tuple[str, ...] = field(default=(), metadata=RECIPE_ONLY)
 
 
 @dataclass(frozen=True)
@@ -224,7 +244,7 @@ class MagnitudeSparsityConfig(SparsityConfig):
 
     Attributes:
         schedule: One of :data:`SCHEDULES`.
-        initial_sparsity: Fraction of weights masked at ``start_epoch``.
+        initial_sparsity: Fraction of weights masked at ``start_epoch``; ``None``: the zeros that each tensor has then.
         final_sparsity: Fraction of weights masked at ``end_epoch`` and after.
         start_epoch: Where pruning starts; fractions are allowed.
         end_epoch: Where the final sparsity is reached.
@@ -235,16 +255,20 @@ class MagnitudeSparsityConfig(SparsityConfig):
         multistep_sparsities: For ``multistep``: the sparsities, one more than there are epochs.
         update_frequency: Epochs between two updates of the masks; ``None``: every optimizer step.
         steps_per_epoch: Optimizer steps in an epoch; ``None`` counts them.
-        importance: ``abs``: |w|; ``normed_abs``: |w| / ||w||, the norm being the layer's.
+        importance: ``abs``: |w|; ``normed_abs``: |w| / ||w||, the norm being the layer's; ``movement``: the sum of
+            -gradient * w over all steps of the training so far (SparseML's MovementPruningModifier).
         ranking: ``local``: the same sparsity in every layer; ``global``: one ranking of all weights.
         structure: ``unstructured``, ``head`` or ``channel`` (of the feed-forward layers), ``RxC`` for blocks of R rows
             and C columns (importance: the mean), or ``N:M``: of every M weights along the input, N stay.
+        regrow: Whether a masked weight may come back. False: what is masked once stays masked, as in SparseML.
+        leave_enabled: Whether the masks stay after ``end_epoch``. False: there the masked weights are set to zero, and
+            from there on they are trained like all others.
     """
 
     algorithm: ClassVar[str] = "magnitude_sparsity"
 
     schedule: str = "cubic"
-    initial_sparsity: float = 0.0
+    initial_sparsity: float | None = 0.0
     final_sparsity: float = 0.5
     start_epoch: float = 0.0
     end_epoch: float = 1.0
@@ -258,13 +282,144 @@ class MagnitudeSparsityConfig(SparsityConfig):
     importance: str = "abs"
     ranking: str = "local"
     structure: str = "unstructured"
+    regrow: bool = field(default=True, metadata=RECIPE_ONLY)
+    leave_enabled: bool = field(default=True, metadata=RECIPE_ONLY)
 
 
 @dataclass(frozen=True)
 class ConstantSparsityConfig(SparsityConfig):
-    """Keep the zeros that a sparse model has, while it is trained on."""
+    """Keep the zeros that a sparse model has, while it is trained on.
+
+    Attributes:
+        start_epoch: Where the zeros are looked at, and kept from then on.
+        end_epoch: From here on they are trained like all other weights; ``None``: never.
+        inherited: Whether it only keeps what the model came with: weights with another mask are left out, and a model
+            without zeros is no error.
+    """
 
     algorithm: ClassVar[str] = "constant_sparsity"
+
+    start_epoch: float = field(default=0.0, metadata=RECIPE_ONLY)
+    end_epoch: float | None = field(default=None, metadata=RECIPE_ONLY)
+    inherited: bool = field(default=False, metadata=RECIPE_ONLY)
+
+
+RATE_FORMS = ("constant", "linear", "cosine", "cyclic_linear", "step", "multistep", "exponential", "cosine_restarts")
+
+
+@dataclass(frozen=True)
+class RatePiece:
+    """The learning rate over some part of the training.
+
+    Attributes:
+        start_epoch: Where it begins; the piece holds until the next one begins.
+        end_epoch: Where ``final_lr`` is reached and kept; ``None`` where a form has no end.
+        form: One of :data:`RATE_FORMS`. The last four are torch's StepLR, MultiStepLR, ExponentialLR and
+            CosineAnnealingWarmRestarts, whose unit is the epoch.
+        init_lr: Learning rate at the start.
+        final_lr: At the end, for ``linear``, ``cosine`` and ``cyclic_linear``.
+        cycle_epochs: Length of a cycle, for ``cyclic_linear``.
+        settings: Arguments of torch's schedulers: ``gamma``, ``step_size``, ``milestones`` (epochs of the training),
+            ``T_0`` (or ``cycle_epochs``), ``T_mult``, ``eta_min`` (or ``lr_min``).
+    """
+
+    start_epoch: float
+    end_epoch: float | None
+    form: str
+    init_lr: float
+    final_lr: float | None = None
+    cycle_epochs: float = 1.0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LearningRateConfig(AlgorithmConfig):
+    """The learning rate of the whole training, instead of the optimizer's own schedule.
+
+    Attributes:
+        pieces: In any order. Where two overlap, the one that begins later holds.
+    """
+
+    algorithm: ClassVar[str] = "learning_rate"
+
+    pieces: tuple[RatePiece, ...] = ()
+
+
+@dataclass(frozen=True)
+class WeightDecayConfig(AlgorithmConfig):
+    """Another weight decay for the model's parameters.
+
+    Attributes:
+        value: The weight decay.
+        start_epoch: From where on.
+    """
+
+    algorithm: ClassVar[str] = "weight_decay"
+
+    value: float = 0.0
+    start_epoch: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainableConfig(AlgorithmConfig):
+    """Freeze parameters, or train what is frozen, for some part of the training.
+
+    Attributes:
+        parameters: Names, see :mod:`nncf_transformers.config.parameters`.
+        trainable: Whether they are trained.
+        strict: Whether it is an error that one of ``parameters`` matches nothing.
+        start_epoch: From where on.
+        end_epoch: From here on they are again as they were before; ``None``: never.
+    """
+
+    algorithm: ClassVar[str] = "trainable"
+
+    parameters: tuple[str, ...] = ()
+    trainable: bool = True
+    strict: bool = True
+    start_epoch: float = 0.0
+    end_epoch: float | None = None
+
+
+@dataclass(frozen=True)
+class SetParameterConfig(AlgorithmConfig):
+    """Fill parameters with a value that may change during the training.
+
+    Attributes:
+        parameters: Names, see :mod:`nncf_transformers.config.parameters`.
+        init_value: Value at ``start_epoch``.
+        final_value: Value at ``end_epoch``.
+        start_epoch: Where it begins.
+        end_epoch: Where it ends; from here on the parameters are trained as usual. ``None``: they are filled once, at
+            ``start_epoch``.
+        form: ``linear``, ``cubic`` or ``inverse_cubic``.
+    """
+
+    algorithm: ClassVar[str] = "set_parameter"
+
+    parameters: tuple[str, ...] = ()
+    init_value: float = 0.0
+    final_value: float = 0.0
+    start_epoch: float = 0.0
+    end_epoch: float | None = None
+    form: str = "linear"
+
+
+@dataclass(frozen=True)
+class LayerDroppingConfig(AlgorithmConfig):
+    """Do without whole encoder layers.
+
+    Attributes:
+        layers: Names such as ``bert.encoder.layer.1``, or ``re:`` and a regular expression.
+        start_epoch: From where on they are left out. At 0 or before, without an end, they are removed at once.
+        end_epoch: From here on they take part again; ``None``: never.
+    """
+
+    algorithm: ClassVar[str] = "layer_dropping"
+
+    layers: tuple[str, ...] = ()
+    start_epoch: float = 0.0
+    end_epoch: float | None = None
 
 
 @dataclass(frozen=True)
@@ -277,9 +432,13 @@ class InputInfo:
     keyword: str | None = None
 
 
+# Under these ``raw`` has a recipe, and the one that the model came with.
+RECIPE_KEYS = frozenset(("recipe", "previous_recipe"))
+
+
 @dataclass(frozen=True)
 class CompressionConfig:
-    """A whole configuration file.
+    """A whole configuration file, or a recipe.
 
     Attributes:
         algorithms: What to do to the model: sparsity first, then quantization, then distillation, in whatever order the
@@ -289,6 +448,7 @@ class CompressionConfig:
         raw: The file's content, before any interpretation; what optimum-intel took is under "compression".
         input_info: The model inputs that a legacy file describes.
         flags: What flags have changed in the settings of the distillation.
+        epochs: How long the training is to be; None: as the script is told.
     """
 
     algorithms: tuple[AlgorithmConfig, ...]
@@ -297,9 +457,10 @@ class CompressionConfig:
     raw: dict[str, Any] = field(default_factory=dict)
     input_info: tuple[InputInfo, ...] = ()
     flags: dict[str, Any] = field(default_factory=dict)
+    epochs: float | None = None
 
     def with_flags(self, flags: Mapping[str, Any]) -> "CompressionConfig":
-        """Let flags overrule the settings of the distillation, or add one.
+        """Let flags overrule the settings of the distillation, or add one to what is no recipe.
 
         Args:
             flags: values by name of a field of :class:`DistillationConfig`; a ``teacher`` of ``disable`` takes the
@@ -307,11 +468,24 @@ class CompressionConfig:
         """
         if not flags:
             return self
-        others = tuple(item for item in self.algorithms if not isinstance(item, DistillationConfig))
         if flags.get("teacher") == "disable":
+            others = tuple(item for item in self.algorithms if not isinstance(item, DistillationConfig))
             return replace(self, algorithms=others, flags=dict(flags))
-        current = next((item for item in self.algorithms if isinstance(item, DistillationConfig)), DistillationConfig())
-        return replace(self, algorithms=(*others, replace(current, **flags)), flags=dict(flags))
+        algorithms = self.algorithms
+        if self.distillation is None and not self.from_recipe:
+            algorithms = (*algorithms, DistillationConfig())
+        changed = tuple(replace(item, **flags) if isinstance(item, DistillationConfig) else item for item in algorithms)
+        return replace(self, algorithms=changed, flags=dict(flags))
+
+    @property
+    def from_recipe(self) -> bool:
+        """Whether the settings come from a recipe, which says itself when what acts."""
+        return bool(RECIPE_KEYS & set(self.raw))
+
+    @property
+    def distillation(self) -> DistillationConfig | None:
+        """The distillation settings, if there are any; of a recipe with several, the first."""
+        return next((item for item in self.algorithms if isinstance(item, DistillationConfig)), None)
 
     @property
     def quantization(self) -> QuantizationConfig | None:

@@ -206,7 +206,7 @@ def _legacy_target(
 
 def _legacy_module_names(path: str, class_names: Sequence[str]) -> tuple[str, ...]:
     """All legacy spellings of a module: with today's and former classes, with and without NNCF's wrappers."""
-    former = [_former_class(name) for name in class_names]
+    former = [former_class(name) for name in class_names]
     attributes = path.split(".") if path else []
     as_bert = [
         _BERT_FAMILIES.sub("Bert", name) if {"encoder", "pooler"} & set(attributes[:depth]) else name
@@ -226,5 +226,6 @@ def _with_attributes(names: Sequence[str], attributes: Sequence[str]) -> Iterato
         yield f"{name}[{attribute}]"
 
 
-def _former_class(name: str) -> str:
+def former_class(name: str) -> str:
+    """What a class was called before faster implementations of attention brought classes of their own."""
     return _RENAMED_CLASSES.get(name) or _ATTENTION_VARIANT.sub("", name)

@@ -22,6 +22,7 @@ from nncf_transformers.config.model import (
     SparseStructure,
     SparsityConfig,
 )
+from nncf_transformers.config.parameters import resolve_weights
 
 if TYPE_CHECKING:
     import torch
@@ -136,19 +137,16 @@ def resolve_layers(
 
     Returns:
         Their dotted names in the order of execution, each once; and a warning for each scope that means no such layer.
+        Where the configuration names parameters, the layers of these, in the model's order.
 
     Raises:
-        ConfigError: see :func:`resolve_scopes`; also if no layer is left, or for a family that writes text.
+        ConfigError: see :func:`resolve_scopes` and :func:`resolve_weights`; also if no layer is left, or
+            for a family that writes text.
     """
-    from nncf_transformers.families import GENERATING, family_of
-
-    family = family_of(model)
-    if family in GENERATING:
-        # GPT-2 has hardly a linear layer in the sense of torch, and nothing has been proven of T5's.
-        raise ConfigError(
-            f"{config.place or config.algorithm}: sparsity has not been proven for the family {family!r}; only "
-            "quantization and, of causal models, distillation have: drop this method"
-        )
+    _check_family(config, model)
+    if config.parameters:
+        # What a model came with may be of a layer that it has no more.
+        return resolve_weights(config, model, missing=[] if getattr(config, "inherited", False) else None), []
     targets = _targets(model, example_input, config.legacy_scopes)
     linear = list(dict.fromkeys(target.module_path for target in targets if _is_linear(target)))
     warnings: list[str] = []
@@ -194,6 +192,18 @@ def resolve_structures(
                 )
             found[name] = structure
     return found
+
+
+def _check_family(config: SparsityConfig, model: "nn.Module") -> None:
+    from nncf_transformers.families import GENERATING, family_of
+
+    family = family_of(model)
+    if family in GENERATING:
+        # GPT-2 has hardly a linear layer in the sense of torch, and nothing has been proven of T5's.
+        raise ConfigError(
+            f"{config.place or config.algorithm}: sparsity has not been proven for the family {family!r}; only "
+            "quantization and, of causal models, distillation have: drop this method"
+        )
 
 
 def _layers(scopes: Sequence[str], targets: "Sequence[ScopeTarget]", place: str, warnings: list[str]) -> set[str]:

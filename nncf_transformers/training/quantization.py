@@ -33,7 +33,7 @@ def compress(run: Run, student: nn.Module, config: CompressionConfig | None, dat
     if config is None:
         return
     present = Compression.of(student)
-    if present is not None and not present.replaceable(student):
+    if present is not None and not present.replaceable(student, config):
         present.check_same(config)
         return
     if run.resumed_model is not None:
@@ -43,12 +43,14 @@ def compress(run: Run, student: nn.Module, config: CompressionConfig | None, dat
     say(run, "quantized", student, judge)
 
 
-def say(run: Run, what: str, model: nn.Module, judge: Judge) -> None:
-    """Judge a model and log it, in one process while the others wait."""
+def say(run: Run, what: str, model: nn.Module, judge: Judge) -> dict[str, float]:
+    """Judge a model and log it, in one process while the others wait; these get no scores."""
+    scores = {}
     if run.main:
         scores = judge(model)
         run.log(f"{what} {in_words(scores)}")
     run.accelerator.wait_for_everyone()
+    return scores
 
 
 def tune(
