@@ -8,6 +8,7 @@ import copyreg
 import logging
 import math
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from itertools import islice
@@ -23,6 +24,7 @@ from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
 from nncf_transformers.adapter.flags import AdapterFlags
 from nncf_transformers.adapter.trainer import AdapterMixin
+from nncf_transformers.card import CardFacts, read_card, write_card
 from nncf_transformers.checkpoint import check_resumable, is_compressed, remove_hooks, same_structure
 from nncf_transformers.compression import (
     Compression,
@@ -40,7 +42,7 @@ from nncf_transformers.inputs import model_inputs, own_forward
 from nncf_transformers.parts import is_seq2seq
 from nncf_transformers.recipe.inherit import inherit
 from nncf_transformers.runtimes import Inputs
-from nncf_transformers.summary import add_exports, write_card
+from nncf_transformers.summary import add_exports
 
 logger = logging.getLogger(__name__)
 
@@ -210,8 +212,14 @@ class _CompressionMixin(AdapterMixin):
         super().log(logs, *args, **kwargs)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """As upstream; the card of a compressed model says how large and how sparse it is."""
+        """As upstream; the card of a model that the overlay made says how, and how large and sparse it is."""
+        earlier = read_card(Path(self.args.output_dir))
         super().create_model_card(*args, **kwargs)
+        self._write_card(earlier)
+
+    def save_metrics(self, *args: Any, **kwargs: Any) -> None:
+        """As upstream; they go into the card, too, for not every script makes one."""
+        super().save_metrics(*args, **kwargs)
         self._write_card()
 
     def _load_best_model(self) -> None:
@@ -234,9 +242,12 @@ class _CompressionMixin(AdapterMixin):
             self._export()
             self._write_card()
 
-    def _write_card(self) -> None:
-        if Compression.of(self.model) is not None and self.is_world_process_zero():
-            write_card(Path(self.args.output_dir))
+    def _write_card(self, earlier: str | None = None) -> None:
+        args = self.args
+        ours = Compression.of(self.model) is not None or self._plan is not None or args.to_onnx or args.to_openvino
+        if ours and self.is_world_process_zero():
+            facts = CardFacts.of(args, sys.argv, base_model=self.model.config._name_or_path)
+            write_card(Path(args.output_dir), facts, earlier=earlier)
 
     def _resume_folder(self, resume: str | bool | None) -> str | None:
         if resume is True:

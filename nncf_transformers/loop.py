@@ -5,8 +5,11 @@ Transformers.
 """
 
 import argparse
+import atexit
+import functools
 import logging
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from nncf_transformers.card import CardFacts, write_card
 from nncf_transformers.compression import Compression
 from nncf_transformers.errors import UsageError
 from nncf_transformers.export import export_model as _export_model
@@ -22,7 +26,7 @@ from nncf_transformers.export import sizes_of
 from nncf_transformers.flags import flags_of
 from nncf_transformers.inputs import INPUT_NAMES
 from nncf_transformers.recipe.inherit import inherit
-from nncf_transformers.summary import add_exports, write_card
+from nncf_transformers.summary import add_exports
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +80,10 @@ def export_model(args: argparse.Namespace, model: nn.Module, tokenizer: Any) -> 
         _export_model(model, to_onnx=flags.to_onnx, to_openvino=flags.to_openvino, tokenizer=tokenizer)
         add_exports(Path(args.output_dir), sizes_of(flags.to_onnx, flags.to_openvino))
     if Compression.of(model) is not None and args.do_train and args.local_rank in (-1, 0):
-        write_card(Path(args.output_dir))
+        # Again at the end: the figures of the evaluation come later.
+        card = functools.partial(write_card, Path(args.output_dir), CardFacts.of(args, sys.argv))
+        card()
+        atexit.register(card)
 
 
 def _named(row: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""How large and how sparse a model is: ``statistics.json``, and a section of the model card."""
+"""How large and how sparse a model is: ``statistics.json``."""
 
 import json
 from pathlib import Path
@@ -12,8 +12,6 @@ from nncf_transformers.checkpoint import HOOK_PREFIX, write_text
 from nncf_transformers.structure import blocks_of
 
 STATISTICS_FILE = "statistics.json"
-CARD_FILE = "README.md"
-_HEADING = "## Compression"
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
@@ -60,39 +58,12 @@ def add_exports(folder: Path, exports: dict[str, int]) -> None:
         write_text(path, json.dumps(statistics | {"exports": statistics.get("exports", {}) | exports}, indent=1) + "\n")
 
 
-def write_card(folder: Path) -> None:
-    """Put a section on the compression into the model card in ``folder``; make the card if there is none."""
-    path = folder / STATISTICS_FILE
-    if not path.is_file():
-        return
-    card = folder / CARD_FILE
-    text = card.read_text(encoding="utf-8") if card.is_file() else f"# {folder.resolve().name}\n"
-    text = text.split(f"\n{_HEADING}\n")[0].rstrip()
-    write_text(card, f"{text}\n\n{_section(json.loads(path.read_text(encoding='utf-8')))}")
-
-
 def removed_share(statistics: dict[str, Any]) -> float | None:
     """The share of the transformer blocks' weights that are gone or zero, compared with the model before."""
     before = statistics["before"].get("block_weights")
     if not before:
         return None
     return 1 - (statistics["block_weights"] - statistics["block_zeros"]) / before
-
-
-def _section(statistics: dict[str, Any]) -> str:
-    before = statistics["before"]
-    rows = [("methods", ", ".join(statistics["algorithms"]) or "none")]
-    if before:
-        rows.append(("parameters before", f"{before['parameters']:,}"))
-    rows.append(("parameters", f"{statistics['parameters']:,}"))
-    rows.append(("of these zero", f"{statistics['zeros']:,}"))
-    share = removed_share(statistics)
-    if share is not None:
-        rows.append(("weights of the transformer blocks removed or zero", f"{100 * share:.1f} %"))
-    for name, size in (statistics["bytes"] | statistics.get("exports", {})).items():
-        rows.append((f"size of `{name}`", f"{size / 1e6:.1f} MB"))
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    return f"{_HEADING}\n\n| | |\n| --- | --- |\n{table}\n\nLayer by layer: `{STATISTICS_FILE}`.\n"
 
 
 def _masked(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nncf_transformers.card_facts import CardFacts
 from nncf_transformers.checkpoint import write_text
 from nncf_transformers.config import CompressionConfig, load_config
 from nncf_transformers.errors import UsageError
@@ -185,6 +186,18 @@ def prepare_folder(args: argparse.Namespace) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--output_dir {out}: cannot be written ({error.strerror}); choose another folder") from error
+
+
+def card_facts(args: argparse.Namespace, argv: Sequence[str] | None, scores: dict[str, float]) -> CardFacts:
+    """What the model's card says of the training.
+
+    Args:
+        args: the script's flags.
+        argv: the command line they were parsed from; None for this process's.
+        scores: of the model that is written.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    return CardFacts.of(args, [sys.argv[0], *words], metrics=scores)
 
 
 def write_arguments(args: argparse.Namespace) -> None:

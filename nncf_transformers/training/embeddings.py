@@ -92,9 +92,10 @@ def main(description: str, argv: Sequence[str] | None = None) -> int:
         teacher_weight=args.supervision_weight,
     )
     tune(run, objective, questions, judge, args, objective.without_triplets)
-    say(run, "checkpoint final result", student, judge)
+    scores = say(run, "checkpoint final result", student, judge)
     if run.main:
-        write_result(student.eval(), tokenizer, Path(args.output_dir), contexts, kept)
+        facts = arguments.card_facts(args, argv, scores)
+        write_result(student.eval(), tokenizer, Path(args.output_dir), contexts, kept, facts)
         arguments.write_arguments(args)
     run.finish()
     return 0

@@ -15,13 +15,14 @@ from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenize
 
 from nncf_transformers.algorithms.base import hooks
 from nncf_transformers.algorithms.teacher import load_teacher, position_limit
+from nncf_transformers.card import CardFacts, write_card
 from nncf_transformers.compression import Compression, load_model, remove_reports
 from nncf_transformers.embedding import EmbeddingModel, is_embedding, load_embedding_model
 from nncf_transformers.errors import IntegrityError, UsageError
 from nncf_transformers.export import export_model, rows_of
 from nncf_transformers.inputs import model_inputs
 from nncf_transformers.packing import is_merged, is_packed, merge, transforms
-from nncf_transformers.summary import add_exports, write_card
+from nncf_transformers.summary import add_exports
 from nncf_transformers.training.data import Encoded
 
 logger = logging.getLogger(__name__)
@@ -208,8 +209,10 @@ def trainable(objective: nn.Module, student: nn.Module, freeze_list: str = "") -
     return chosen
 
 
-def write_result(model: Any, tokenizer: Any, folder: Path, data: Encoded, kept: nn.ModuleList | None) -> None:
-    """Write a trained model: weights, tokenizer, ``model.onnx``, ``openvino/``, and how large it is.
+def write_result(
+    model: Any, tokenizer: Any, folder: Path, data: Encoded, kept: nn.ModuleList | None, facts: CardFacts | None = None
+) -> None:
+    """Write a trained model: weights, tokenizer, ``model.onnx``, ``openvino/``, how large it is, and its card.
 
     Args:
         model: plain or compressed; on any device.
@@ -217,6 +220,7 @@ def write_result(model: Any, tokenizer: Any, folder: Path, data: Encoded, kept: 
         folder: for all of it.
         data: some of it is run through model and exports, which must agree.
         kept: see :func:`make_plain`.
+        facts: what the card is to say of the training.
     """
     if Compression.of(model) is None:
         remove_reports(folder)
@@ -233,7 +237,8 @@ def write_result(model: Any, tokenizer: Any, folder: Path, data: Encoded, kept: 
     if Compression.of(model) is not None:
         sizes = {ONNX_FILE: onnx, f"{IR_FOLDER}/openvino_model.bin": folder_of_ir / "openvino_model.bin"}
         add_exports(folder, {name: path.stat().st_size for name, path in sizes.items()})
-        write_card(folder)
+    if facts is not None or Compression.of(model) is not None:
+        write_card(folder, facts)
 
 
 def quieten() -> None:

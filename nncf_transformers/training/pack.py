@@ -104,8 +104,9 @@ def main(description: str, argv: Sequence[str] | None = None) -> int:
         tokenizer.save_pretrained(out / UNMERGED)
         merged = copy.deepcopy(student).cpu().eval()
         kept = make_plain(merged, args.model_student)
-        logger.info("%s after some operations are merged, %d parameters", in_words(judge(merged)), _count(merged))
-        write_result(merged, tokenizer, out, data[0], kept)
+        scores = judge(merged)
+        logger.info("%s after some operations are merged, %d parameters", in_words(scores), _count(merged))
+        write_result(merged, tokenizer, out, data[0], kept, arguments.card_facts(args, argv, scores))
         arguments.write_arguments(args)
     run.finish()
     return 0

@@ -68,9 +68,10 @@ def main(description: str, argv: Sequence[str] | None = None) -> int:
     weights = {"logits_weight": args.kd_weight, "hidden_weight": args.supervision_weight}
     used = kept if teacher is not None and args.supervision_weight > 0 else None
     tune(run, AnswerObjective(student, teacher, used, **weights), data, judge, args)
-    say(run, "checkpoint final result", student, judge)
+    scores = say(run, "checkpoint final result", student, judge)
     if run.main:
-        write_result(student.eval(), tokenizer, Path(args.output_dir), data, kept)
+        facts = arguments.card_facts(args, argv, scores)
+        write_result(student.eval(), tokenizer, Path(args.output_dir), data, kept, facts)
         arguments.write_arguments(args)
     run.finish()
     return 0
