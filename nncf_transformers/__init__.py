@@ -12,6 +12,7 @@ _HOMES = {
     "restore": "compression",
     "load_config": "config",
     "export_model": "export",
+    "pipeline": "pipelines",
     "Trainer": "hf",
     "Seq2SeqTrainer": "hf",
     "TrainingArguments": "hf",

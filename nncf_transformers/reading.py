@@ -5,32 +5,28 @@ two probabilities, that it starts where it starts and that it ends where it ends
 its window (inventory 3.2, "Evaluation").
 """
 
-import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nncf_transformers.errors import IntegrityError, UsageError
-from nncf_transformers.evaluation import cut_questions, in_batches
+from nncf_transformers.deployment import QUESTION_ANSWERING, load_tokenizer, position_limit, read_config
+from nncf_transformers.encoding import Encoder
+from nncf_transformers.errors import UsageError
 from nncf_transformers.export.openvino import XML
 from nncf_transformers.retrieval.index import Passage
 from nncf_transformers.runtimes import Runtime, openvino_runtime
 
 logger = logging.getLogger(__name__)
 
-ANSWERS = ("start_logits", "end_logits")
+ANSWERS = QUESTION_ANSWERING.outputs
 EMBEDDING = ("embedding",)
 _KINDS = {ANSWERS: "a question-answering model", EMBEDDING: "an embedding model"}
-# One of them is in every folder that a tokenizer was saved to. Without, some libraries make up an empty tokenizer.
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "spm.model")
-# They count positions from the padding token's number + 1.
-_SHIFTED_POSITIONS = ("roberta", "xlm-roberta", "camembert")
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,9 @@ class Reader:
         doc_stride: overlap of two windows, in tokens.
         max_question_tokens: a longer question is cut, with a warning.
         max_answer_tokens: an answer has at most that many.
-        batch_size: windows a call.
+        batch_size: windows a call at most.
+        text_only: a score is a probability among the tokens of the text and the first token, which stands for "no
+            answer" in a model that was trained so (inventory 5.9); not among all of the window.
 
     Raises:
         UsageError: a window does not hold question and overlap.
@@ -95,6 +93,7 @@ class Reader:
         max_question_tokens: int = 64,
         max_answer_tokens: int = 30,
         batch_size: int = 16,
+        text_only: bool = False,
     ) -> None:
         room = max_seq_length - max_question_tokens - tokenizer.num_special_tokens_to_add(pair=True)
         if min(max_question_tokens, max_answer_tokens, batch_size) < 1 or doc_stride < 0:
@@ -105,8 +104,8 @@ class Reader:
                 f"max_question_tokens {max_question_tokens}, too few for windows that overlap by doc_stride "
                 f"{doc_stride}; make the first larger, or the others smaller"
             )
-        self._runtime, self._tokenizer = runtime, tokenizer
-        self._max_seq_length, self._doc_stride, self._batch_size = max_seq_length, doc_stride, batch_size
+        self._runtime, self._batch_size, self._text_only = runtime, batch_size, text_only
+        self._encoder = Encoder(tokenizer, max_seq_length, stride=doc_stride, only_second=True)
         self._max_question_tokens, self._max_answer_tokens = max_question_tokens, max_answer_tokens
 
     def answer(
@@ -126,38 +125,77 @@ class Reader:
         Raises:
             UsageError: the question is empty.
         """
-        question = self._cut(checked_question(question))
-        if not has_words(question) or not passages:
-            return []
-        windows = self._tokenizer(
-            [question] * len(passages),
-            [passage.text for passage in passages],
-            truncation="only_second",
-            max_length=self._max_seq_length,
-            stride=self._doc_stride,
-            return_overflowing_tokens=True,
-            return_offsets_mapping=True,
-        )
-        owners, found = windows["overflow_to_sample_mapping"], []
-        for rows, logits in in_batches(self._runtime, self._tokenizer, windows, self._batch_size):
-            inside, context = _positions(windows, rows, logits[0].shape[1])
+        question = checked_question(question)
+        found = self._find([(question, passage) for passage in passages], best_n)
+        if weights is not None:
+            found = [
+                [replace(answer, score=answer.score * weight) for answer in answers]
+                for answers, weight in zip(found, weights, strict=True)
+            ]
+        return _distinct([answer for answers in found for answer in answers], best_n)
+
+    def answer_each(self, pairs: Sequence[tuple[str, Passage]], best_n: int = 1) -> list[list[Answer]]:
+        """Answer many questions, each from a passage of its own.
+
+        Args:
+            pairs: a question and where to look for its answer.
+            best_n: number of answers to a question at most.
+
+        Returns:
+            For each pair what :meth:`answer` returns for it alone.
+        """
+        pairs = [(checked_question(question), passage) for question, passage in pairs]
+        return [_distinct(answers, best_n) for answers in self._find(pairs, best_n)]
+
+    def count_tokens(self, text: str) -> int:
+        """The number of a text's tokens, special ones left out."""
+        return len(self._encoder.plain(text))
+
+    def _find(self, pairs: Sequence[tuple[str, Passage]], best_n: int) -> list[list[Answer]]:
+        """The best spans of each window, by pair."""
+        found: list[list[Answer]] = [[] for _ in pairs]
+        asked = [i for i, (question, _) in enumerate(pairs) if has_words(question)]
+        if not asked:
+            return found
+        questions = {question: self._cut(question) for question in dict.fromkeys(pairs[i][0] for i in asked)}
+        windows = self._encoder([(questions[pairs[i][0]], pairs[i][1].text) for i in asked])
+        owners = [i for i, rows in zip(asked, windows, strict=True) for _ in rows]
+        encodings = [encoding for rows in windows for encoding in rows]
+        for rows, logits in self._encoder.run(self._runtime, encodings, self._batch_size):
+            places = [np.array(encodings[row].offsets) for row in rows]
+            inside, context = self._positions([encodings[row] for row in rows], places, logits[0].shape[1])
             spans = best_spans(logits, inside, context, self._max_answer_tokens, best_n)
-            for row, *columns in zip(rows, *spans, strict=True):
-                offsets = windows["offset_mapping"][row]
+            for row, offsets, *columns in zip(rows, places, *spans, strict=True):
+                passage = pairs[owners[row]][1]
                 for first, last, score in zip(*columns, strict=True):
                     if score > 0:
-                        score *= 1.0 if weights is None else weights[owners[row]]
-                        passage, (start, _), (_, end) = passages[owners[row]], offsets[first], offsets[last]
-                        found.append(Answer(passage.text[start:end], float(score), passage, start, end))
-        return _distinct(found, best_n)
+                        start, end = int(offsets[first][0]), int(offsets[last][1])
+                        found[owners[row]].append(Answer(passage.text[start:end], float(score), passage, start, end))
+        return found
+
+    def _positions(
+        self, encodings: Sequence[Any], places: Sequence[np.ndarray], width: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Which positions of some windows count for a score, and which may be in an answer: bool, (windows, width)."""
+        inside, context = np.zeros((2, len(encodings), width), bool)
+        for i, (encoding, offsets) in enumerate(zip(encodings, places, strict=True)):
+            length = len(encoding)
+            text = np.equal(encoding.sequence_ids, 1)
+            inside[i, :length] = text if self._text_only else True
+            # A token without characters, such as an added separator, is nothing that one could point at.
+            context[i, :length] = text & (offsets[:, 0] < offsets[:, 1])
+        inside[:, 0] = True
+        return inside, context
 
     def _cut(self, question: str) -> str:
         most = self._max_question_tokens
-        (cut,) = cut_questions(self._tokenizer, [question], most)
-        if cut != question:
-            count = len(self._tokenizer.tokenize(question))
-            logger.warning("the question has %d tokens; only the first %d are used (max_question_tokens)", count, most)
-        return cut
+        offsets = self._encoder.plain(question).offsets
+        if len(offsets) <= most:
+            return question
+        logger.warning(
+            "the question has %d tokens; only the first %d are used (max_question_tokens)", len(offsets), most
+        )
+        return question[: offsets[most - 1][1]]
 
 
 def best_spans(
@@ -215,7 +253,7 @@ def has_words(question: str) -> bool:
     return any(character.isalnum() for character in question)
 
 
-def load_reader(folder: str | os.PathLike[str], **settings: int) -> Reader:
+def load_reader(folder: str | os.PathLike[str], **settings: Any) -> Reader:
     """Load an exported question-answering model.
 
     Args:
@@ -249,68 +287,16 @@ def open_ir(folder: str | os.PathLike[str], outputs: tuple[str, ...]) -> tuple[R
         UsageError: no such model, or one of another kind.
         IntegrityError: a damaged file.
     """
-    import openvino
-
     root = Path(folder)
     if not (root / XML).is_file():
         what = f"holds no {XML}" if root.is_dir() else "no such folder"
         raise UsageError(f"{folder}: {what}; name a folder that --to-openvino wrote")
-    config = _read_config(root / "config.json")
+    config = read_config(root / "config.json")
     runtime = openvino_runtime(root / XML)
-    names = tuple(output.any_name for output in openvino.Core().read_model(root / XML).outputs)
-    if names != outputs:
-        kind = _KINDS.get(names, f"a model with the outputs {', '.join(names)}")
+    if runtime.outputs != outputs:
+        kind = _KINDS.get(runtime.outputs, f"a model with the outputs {', '.join(runtime.outputs)}")
         raise UsageError(f"{folder}: is {kind}; {_KINDS[outputs]} is needed here")
-    return runtime, _load_tokenizer(root), _position_limit(config)
-
-
-def _load_tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        raise UsageError(f"{folder}: has no tokenizer; copy {_TOKENIZER_FILES[0]} of the trained model into it")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    # The Rust library has no exception types of its own.
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise IntegrityError(f"{folder}: its tokenizer cannot be loaded ({reason}); export the model again") from error
-    if not tokenizer.is_fast:
-        raise UsageError(f"{folder}: its tokenizer has no fast version, which alone knows where its tokens are")
-    return tokenizer
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such file; name a folder that --to-openvino wrote") from error
-    except ValueError as error:
-        raise IntegrityError(f"{path}: not valid JSON ({error}); export the model again") from error
-    if not isinstance(config, dict):
-        raise IntegrityError(f"{path}: not a JSON object; export the model again")
-    return config
-
-
-def _position_limit(config: dict[str, Any]) -> int | None:
-    """Length of the longest sequence that a model with this configuration takes; None for any."""
-    limit: int | None = config.get("max_position_embeddings")
-    if limit is None or (config.get("relative_attention") and not config.get("position_biased_input", True)):
-        return None
-    return limit - config.get("pad_token_id", 1) - 1 if config.get("model_type") in _SHIFTED_POSITIONS else limit
-
-
-def _positions(windows: Any, rows: Iterable[int], width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which positions of some windows are no padding, and which are the text's: bool, both (windows, width)."""
-    encodings = [windows.encodings[row] for row in rows]
-    inside, context = np.zeros((2, len(encodings), width), bool)
-    for i, encoding in enumerate(encodings):
-        length = len(encoding.ids)
-        inside[i, :length] = True
-        offsets = np.array(encoding.offsets)
-        # A token without characters, such as an added separator, is nothing that one could point at.
-        context[i, :length] = np.equal(encoding.sequence_ids, 1) & (offsets[:, 0] < offsets[:, 1])
-    return inside, context
+    return runtime, load_tokenizer(root), position_limit(config)
 
 
 def _softmax(logits: np.ndarray, inside: np.ndarray) -> np.ndarray:

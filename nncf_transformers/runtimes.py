@@ -2,28 +2,51 @@
 
 Every runtime takes a dictionary of arrays by name, int64 of shape (batch, sequence) or float32 hidden states, and
 returns the model's logits as a tuple of float32 arrays, in the order of :func:`nncf_transformers.parts.output_names`.
-A sequence-to-sequence model is exported as two models, :func:`seq2seq_runtime` makes one of them.
 """
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from nncf_transformers.errors import IntegrityError
-from nncf_transformers.parts import ENCODER_MASK, ENCODER_STATES, Part
+
+# An exported model runs without torch, and without the memory that it takes.
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nncf_transformers.parts import Part
 
 Inputs = Mapping[str, np.ndarray]
 Outputs = tuple[np.ndarray, ...]
 Runtime = Callable[[Inputs], Outputs]
 
 
-def torch_runtime(model: nn.Module, part: Part | None = None) -> Runtime:
+@dataclass(frozen=True)
+class Exported:
+    """A model that was loaded from a file; called as any other runtime.
+
+    Attributes:
+        run: runs it.
+        inputs: names of what it takes.
+        outputs: names of what it returns, in order.
+    """
+
+    run: Runtime
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def __call__(self, inputs: Inputs) -> Outputs:
+        return self.run(inputs)
+
+
+def torch_runtime(model: "nn.Module", part: "Part | None" = None) -> Runtime:
     """Run ``model`` itself, or a part of it, on its device, in evaluation mode."""
+    import torch
+
     from nncf_transformers.inputs import call_model, input_names
     from nncf_transformers.parts import output_names
 
@@ -45,31 +68,7 @@ def torch_runtime(model: nn.Module, part: Part | None = None) -> Runtime:
     return run
 
 
-def seq2seq_runtime(encoder: Runtime, decoder: Runtime) -> Runtime:
-    """Make one runtime of the two parts of a sequence-to-sequence model.
-
-    Args:
-        encoder: takes ``input_ids`` and ``attention_mask``.
-        decoder: takes the decoder's tokens as ``input_ids``, the encoder's hidden states, and their mask.
-
-    Returns:
-        A runtime that takes ``input_ids``, ``attention_mask`` and ``decoder_input_ids``.
-    """
-
-    def run(inputs: Inputs) -> Outputs:
-        (states,) = encoder({name: inputs[name] for name in ("input_ids", "attention_mask")})
-        return decoder(
-            {
-                "input_ids": inputs["decoder_input_ids"],
-                ENCODER_STATES: states,
-                ENCODER_MASK: inputs["attention_mask"],
-            }
-        )
-
-    return run
-
-
-def onnx_runtime(path: str | os.PathLike[str], threads: int = 0) -> Runtime:
+def onnx_runtime(path: str | os.PathLike[str], threads: int = 0) -> Exported:
     """Run an ONNX file with ONNX Runtime on the CPU; ``threads`` 0 leaves the number to it."""
     import onnxruntime
 
@@ -77,11 +76,15 @@ def onnx_runtime(path: str | os.PathLike[str], threads: int = 0) -> Runtime:
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     session = _load(path, lambda: onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"]))
-    names = [value.name for value in session.get_inputs()]
-    return lambda inputs: tuple(session.run(None, {k: _input(inputs, k) for k in names}))
+    names = tuple(value.name for value in session.get_inputs())
+    return Exported(
+        lambda inputs: tuple(session.run(None, {k: _input(inputs, k) for k in names})),
+        names,
+        tuple(value.name for value in session.get_outputs()),
+    )
 
 
-def openvino_runtime(path: str | os.PathLike[str], threads: int = 0, exact: bool = False) -> Runtime:
+def openvino_runtime(path: str | os.PathLike[str], threads: int = 0, exact: bool = False) -> Exported:
     """Run an IR (or ONNX) file with OpenVINO on the CPU.
 
     Args:
@@ -98,23 +101,24 @@ def openvino_runtime(path: str | os.PathLike[str], threads: int = 0, exact: bool
     if exact:
         options["INFERENCE_PRECISION_HINT"] = "f32"
     compiled = _load(path, lambda: openvino.Core().compile_model(str(path), "CPU", options))
-    names = [port.any_name for port in compiled.inputs]
+    names = tuple(port.any_name for port in compiled.inputs)
 
     def run(inputs: Inputs) -> Outputs:
         result = compiled([_input(inputs, k) for k in names])
         return tuple(result[port].copy() for port in compiled.outputs)
 
-    return run
+    return Exported(run, names, tuple(port.any_name for port in compiled.outputs))
 
 
 def _input(inputs: Inputs, name: str) -> np.ndarray:
-    """One input: hidden states as float32, all else as int64.
+    """One input: hidden states, which are floating point, as float32, all else as int64.
 
     Token types, which some tokenizers leave out, are zeros as in the models themselves.
     """
     if name == "token_type_ids" and name not in inputs:
         return np.zeros_like(np.asarray(inputs["input_ids"], np.int64))
-    return np.asarray(inputs[name], np.float32 if name == ENCODER_STATES else np.int64)
+    array = np.asarray(inputs[name])
+    return np.asarray(array, np.float32 if array.dtype.kind == "f" else np.int64)
 
 
 def _load(path: str | os.PathLike[str], load: Callable[[], Any]) -> Any:

@@ -17,16 +17,16 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from nncf_transformers.algorithms.base import hooks
-from nncf_transformers.algorithms.quantization import is_weight_quantizer, quantizers
+from nncf_transformers.algorithms.quantization import is_weight_quantizer, quantizers, remove_idle
 from nncf_transformers.errors import CompressionError, UsageError
-from nncf_transformers.export.onnx import write_onnx
+from nncf_transformers.export.onnx import OnnxForm, write_onnx
 from nncf_transformers.export.openvino import is_export, write_ir, write_rest, xml_name
 from nncf_transformers.export.parity import Parity, check_quantizer_count, compare
 from nncf_transformers.inputs import synthetic_inputs
 from nncf_transformers.parts import Part, output_names, parts_of
 from nncf_transformers.runtimes import Inputs, Runtime, onnx_runtime, openvino_runtime, torch_runtime
 
-__all__ = ["check_export", "check_targets", "export_model", "output_names"]
+__all__ = ["OnnxForm", "check_export", "check_targets", "export_model", "output_names"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,8 @@ def export_model(
     to_openvino: str | None = None,
     tokenizer: Any | None = None,
     samples: Sequence[Inputs] | None = None,
+    form: OnnxForm | None = None,
+    onnx_beside_ir: str | None = None,
 ) -> list[Parity]:
     """Write ``model`` as ONNX and/or OpenVINO IR, compare both with torch, and only then put them in place.
 
@@ -81,6 +83,8 @@ def export_model(
         to_openvino: a folder for the IR, made if missing.
         tokenizer: saved beside the IR.
         samples: batches of inputs to compare on, arrays of shape (batch, sequence); made up when omitted.
+        form: of the ONNX file.
+        onnx_beside_ir: put the ONNX file into the IR folder, too, under this name. For a model that is exported whole.
 
     Returns:
         One comparison a runtime and part, ONNX Runtime first.
@@ -98,7 +102,7 @@ def export_model(
         with contextlib.ExitStack() as stack:
             # Each beside its target, for only a move within one file system is whole or not at all.
             folders = [stack.enter_context(_temporary_folder(target)) for target in targets]
-            return _export(model, to_onnx, to_openvino, tokenizer, samples, folders)
+            return _export(model, to_onnx, to_openvino, tokenizer, samples, folders, form or OnnxForm(), onnx_beside_ir)
     except OSError as error:
         names, reason = " and ".join(map(str, targets)), error.strerror or error
         raise CompressionError(f"{names}: cannot be written ({reason}); free space or choose another place") from error
@@ -111,14 +115,16 @@ def _export(
     tokenizer: Any | None,
     samples: Sequence[Inputs],
     folders: Sequence[Path],
+    form: OnnxForm,
+    onnx_beside_ir: str | None,
 ) -> list[Parity]:
     """Write into ``folders``, one a target, check, and move what was asked for to its place."""
     files = {}
     counts = {}
     for part in parts_of(model):
         file = files[part] = folders[0] / f"{part.name or 'model'}.onnx"
-        write_onnx(model, file, part)
-        counts[part.name] = check_quantizer_count(file, *_live_quantizers(model, part))
+        write_onnx(model, file, part, form)
+        counts[part.name] = check_quantizer_count(file, *_live_quantizers(model, part), integer_weights=form.fold)
     results = []
     if to_onnx is not None:
         if len(list(folders[0].iterdir())) > len(files):
@@ -133,6 +139,9 @@ def _export(
             write_ir(file, ir / xml_name(part.name))
             runtime = openvino_runtime(ir / xml_name(part.name), exact=True)
             results.append(_compare("OpenVINO", model, part, runtime, samples))
+        if onnx_beside_ir is not None:
+            (file,) = files.values()
+            shutil.copyfile(file, ir / onnx_beside_ir)
     for result in results:
         logger.info(str(result))
         result.check()
@@ -265,6 +274,10 @@ def _plain(model: nn.Module) -> nn.Module:
         logger.info("export: training is not over, so what is masked is exported as zeros")
         model = copy.deepcopy(model)
         bake(model)
+    if any(not int(module.enabled) for _, module in quantizers(model)):
+        logger.info("export: quantization has not started yet, so the model is exported in floating point")
+        model = copy.deepcopy(model)
+        remove_idle(model)
     return model
 
 

@@ -5,6 +5,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,29 @@ logger = logging.getLogger(__name__)
 
 # 17 is the first opset with LayerNormalization as one operation; every runtime we test reads it.
 OPSET = 17
+# 14 is the first that knows attention as torch computes it; the exporter knows those up to 20.
+OPSETS = range(14, 21)
 
 
-def write_onnx(model: nn.Module, path: Path, part: Part | None = None) -> None:
+@dataclass(frozen=True)
+class OnnxForm:
+    """How a model is written as ONNX.
+
+    Attributes:
+        opset: one of :data:`OPSETS`.
+        fold: store quantized weights as INT8. Otherwise they stay floats with QuantizeLinear behind them, which is
+            what training computes; such a file is as large as that of an uncompressed model.
+    """
+
+    opset: int = OPSET
+    fold: bool = True
+
+    def __post_init__(self) -> None:
+        if self.opset not in OPSETS:
+            raise UsageError(f"opset {self.opset}: give one from {OPSETS[0]} to {OPSETS[-1]}")
+
+
+def write_onnx(model: nn.Module, path: Path, part: Part | None = None, form: OnnxForm | None = None) -> None:
     """Write ``model``, or a part of it, to ``path`` with named inputs and outputs, dynamic in batch and sequence.
 
     A compressed model is stripped to PyTorch's own fake quantizers first, on a copy; its weights are folded to INT8.
@@ -35,7 +56,9 @@ def write_onnx(model: nn.Module, path: Path, part: Part | None = None) -> None:
         model: a Transformers model on the CPU, in evaluation mode.
         path: an ONNX file; overwritten.
         part: one of those of :func:`~nncf_transformers.parts.parts_of`; the only one when omitted.
+        form: opset, and what becomes of quantized weights.
     """
+    form = form or OnnxForm()
     if part is None:
         (part,) = parts_of(model)
     # Two rows: an exporter must not mistake a batch of one for a constant.
@@ -51,7 +74,7 @@ def write_onnx(model: nn.Module, path: Path, part: Part | None = None) -> None:
             str(path),
             # The dynamo exporter fails on, or silently drops, NNCF's quantizers.
             dynamo=False,
-            opset_version=OPSET,
+            opset_version=form.opset,
             input_names=list(part.inputs),
             output_names=list(part.outputs),
             dynamic_axes=part.axes,
@@ -61,7 +84,7 @@ def write_onnx(model: nn.Module, path: Path, part: Part | None = None) -> None:
         graph = onnx.load(path)
         if tied:
             share_transposed(graph)
-        if compressed:
+        if compressed and form.fold:
             fold_weights(graph)
         onnx.checker.check_model(graph)
         onnx.save(graph, path)

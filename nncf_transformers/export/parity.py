@@ -174,16 +174,20 @@ def _compare_states(name: str, reference: Runtime, other: Runtime, batches: Sequ
     return Parity(name, float(difference.max()), mean, mean / max(deviation, 1e-12), 1.0, 1.0, decisions=0)
 
 
-def check_quantizer_count(path: Path, weights: int, activations: int) -> dict[str, int]:
+def check_quantizer_count(
+    path: Path, weights: int, activations: int, *, integer_weights: bool = True
+) -> dict[str, int]:
     """Compare an ONNX file's quantization nodes with the model's quantizers.
 
     An activation quantizer is a QuantizeLinear. A weight quantizer is an operation that reads an INT8 initializer: the
-    QuantizeLinear is folded, and a weight that several operations share is stored once.
+    QuantizeLinear is folded, and a weight that several operations share is stored once. Where it is not folded, it is
+    an operation that reads what a QuantizeLinear makes of a float initializer.
 
     Args:
         path: the file.
         weights: operations that read a quantized weight.
         activations: quantized activations.
+        integer_weights: whether the QuantizeLinear of weights is folded.
 
     Returns:
         The counts of QuantizeLinear, DequantizeLinear and INT8 initializers, and of operations that read these.
@@ -198,19 +202,33 @@ def check_quantizer_count(path: Path, weights: int, activations: int) -> dict[st
         for t in graph.initializer
         if t.data_type in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8) and len(t.dims) > 1
     }
-    readers = sum(_readers(graph, integers).values())
     counts = {
         "QuantizeLinear": operations["QuantizeLinear"],
         "DequantizeLinear": operations["DequantizeLinear"],
         "int8_weights": len(integers),
-        "int8_readers": readers,
+        "int8_readers": sum(_readers(graph, integers).values()),
     }
-    if operations["QuantizeLinear"] != activations or readers != weights:
+    computed = set() if integer_weights else _quantized_constants(graph)
+    readers = counts["int8_readers"] + sum(_readers(graph, computed).values())
+    if operations["QuantizeLinear"] - len(computed) != activations or readers != weights:
         raise IntegrityError(
             f"export refused: the model has {activations} activation and {weights} weight quantizers, {path.name} has "
-            f"{operations['QuantizeLinear']} QuantizeLinear nodes and {readers} operations that read INT8 weights"
+            f"{operations['QuantizeLinear'] - len(computed)} QuantizeLinear nodes of activations and {readers} "
+            "operations that read quantized weights"
         )
     return counts
+
+
+def _quantized_constants(graph: onnx.GraphProto) -> set[str]:
+    """What QuantizeLinear makes of values that do not depend on the model's inputs."""
+    constants = {tensor.name for tensor in graph.initializer}
+    found = set()
+    for node in graph.node:
+        if constants.issuperset(node.input):
+            constants.update(node.output)
+            if node.op_type == "QuantizeLinear":
+                found.add(node.output[0])
+    return found
 
 
 def _readers(graph: onnx.GraphProto, names: Collection[str]) -> Counter[str]:

@@ -1,0 +1,95 @@
+"""Texts as rows of a model's inputs, run so that a row's result does not depend on its company.
+
+A row is padded to a width that follows from its own length, and runs with rows of that width only. So whoever asks
+for many texts at once gets what one after the other gives, which matters where INT8 is near a rounding. The few widths
+also spare OpenVINO, which prepares itself for every new shape.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from nncf_transformers.errors import UsageError
+from nncf_transformers.runtimes import Outputs, Runtime
+
+# Widths are multiples of this.
+_STEP = 8
+
+
+class Encoder:
+    """Splits texts into tokens, with settings that are made once.
+
+    Args:
+        tokenizer: of the model, a fast one; left as it is.
+        max_length: tokens of a row, special ones included.
+        stride: overlap of two rows of one text.
+        only_second: of two texts, cut the second only.
+    """
+
+    def __init__(self, tokenizer: Any, max_length: int, *, stride: int = 0, only_second: bool = False) -> None:
+        from tokenizers import Tokenizer
+
+        # The library's own call settles padding and truncation anew each time, which takes longer than the splitting.
+        self._plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._plain.no_padding()
+        self._plain.no_truncation()
+        self._backend = Tokenizer.from_str(self._plain.to_str())
+        strategy = "only_second" if only_second else "longest_first"
+        self._backend.enable_truncation(
+            max_length, stride=stride, strategy=strategy, direction=tokenizer.truncation_side
+        )
+        self._max_length = max_length
+        self._pad, self._pad_type = tokenizer.pad_token_id or 0, tokenizer.pad_token_type_id
+
+    def plain(self, text: str) -> Any:
+        """All tokens of a text, without special ones: an ``Encoding`` of the tokenizers library."""
+        return self._plain.encode(text, add_special_tokens=False)
+
+    def __call__(self, texts: Sequence[str | tuple[str, str]]) -> list[list[Any]]:
+        """Split texts, or pairs of them.
+
+        Returns:
+            For each text its rows, as ``Encoding`` objects of the tokenizers library: one, or more where it is longer
+            than a row.
+        """
+        # One text takes the shorter way.
+        encodings = [self._encode(texts[0])] if len(texts) == 1 else self._backend.encode_batch(list(texts))
+        return [[encoding, *encoding.overflowing] for encoding in encodings]
+
+    def _encode(self, text: str | tuple[str, str]) -> Any:
+        return self._backend.encode(text) if isinstance(text, str) else self._backend.encode(*text)
+
+    def run(self, runtime: Runtime, encodings: Sequence[Any], batch_size: int) -> Iterator[tuple[list[int], Outputs]]:
+        """Run rows, those of one width together; yields their numbers and their outputs.
+
+        Args:
+            runtime: takes ids, attention mask and token types.
+            encodings: the rows.
+            batch_size: rows a call at most.
+
+        Raises:
+            UsageError: ``batch_size`` is below 1.
+        """
+        if batch_size < 1:
+            raise UsageError(f"batch_size {batch_size}: must be 1 or more")
+        widths = defaultdict(list)
+        for row, encoding in enumerate(encodings):
+            length = len(encoding)
+            widths[max(length, min(-(-length // _STEP) * _STEP, self._max_length))].append(row)
+        for width, rows in widths.items():
+            for first in range(0, len(rows), batch_size):
+                part = rows[first : first + batch_size]
+                yield part, runtime(self._inputs([encodings[row] for row in part], width))
+
+    def _inputs(self, encodings: Sequence[Any], width: int) -> dict[str, np.ndarray]:
+        ids, mask, types = [], [], []
+        for encoding in encodings:
+            own = encoding.ids
+            gap = width - len(own)
+            ids.append(own + gap * [self._pad])
+            mask.append(encoding.attention_mask + gap * [0])
+            types.append(encoding.type_ids + gap * [self._pad_type])
+        rows = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+        return {name: np.array(lists, np.int64) for name, lists in rows.items()}
