@@ -21,7 +21,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "transformers", "datasets", "nncf", "openvino", "onnx", "onnxruntime")
 RUNTIMES = ("torch", "ONNX Runtime", "OpenVINO")
 # Lines of a script's output that tell how far it is: steps with their loss, and what was quantized or exported.
-_PROGRESS = re.compile(r"step \d+/\d+.*|'loss': [^,]+|compressed .*|parity .*|wrote .*")
+_PROGRESS = re.compile(r"step \d+/\d+.*|'loss': [^,]+|compressed \w+: .*|parity .*|wrote .*")
+# A line that names an error, as our scripts and Python's tracebacks end on.
+_ERROR = re.compile(r"(error|[\w.]*(Error|Exception|Interrupt))\b", re.IGNORECASE)
 # Runs a model over a data set; returns its metrics and its answers.
 Scorer = Callable[[Any], tuple[dict[str, float], list[Any]]]
 
@@ -42,11 +44,23 @@ class Variant:
         return self.checkpoint.with_name(f"{self.checkpoint.name}-openvino")
 
 
+class CommandError(SystemExit):
+    """A command has failed: ends this program with the command's own exit code, unless somebody wants to go on.
+
+    ``reason`` is one line of its output; ``signal`` the number of the signal that ended it, or 0.
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(code)
+        self.reason, self.signal = reason, max(-code, 0)
+
+
 def run(command: Sequence[str | Path], log: Path) -> float:
     """Run a command from the project's root; return the seconds it took.
 
     All of its output goes to ``log``; the lines that tell its progress are shown too. A failure shows the end of the
-    output, and ends this program with the command's own exit code.
+    output, and raises :class:`CommandError`. A lock that this process holds as an inheritable file, the command holds,
+    too.
     """
     words = [str(word) for word in command]
     print(f"+ {shlex.join(words)}\n  output: {log}", flush=True)
@@ -56,7 +70,13 @@ def run(command: Sequence[str | Path], log: Path) -> float:
     with (
         log.open("w", encoding="utf-8") as output,
         subprocess.Popen(
-            words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, cwd=ROOT, text=True
+            words,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            cwd=ROOT,
+            text=True,
+            close_fds=False,
         ) as process,
     ):
         assert process.stdout is not None
@@ -68,8 +88,18 @@ def run(command: Sequence[str | Path], log: Path) -> float:
     if process.returncode:
         tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
         print("\n".join(tail), f"error: the command above failed; its output is in {log}", sep="\n", file=sys.stderr)
-        raise SystemExit(process.returncode)
+        raise CommandError(process.returncode, _reason(tail, process.returncode))
     return time.perf_counter() - start
+
+
+def _reason(tail: Sequence[str], code: int) -> str:
+    """The line that says why: the last that names an error, or else the last one."""
+    if code < 0:
+        return f"ended by signal {-code}"
+    named = [
+        line for line in tail if re.match(r"(error|[\w.]*(Error|Exception|Interrupt))\b", line.strip(), re.IGNORECASE)
+    ]
+    return (named or [line for line in tail if line.strip()] or [f"exit code {code}"])[-1].strip()
 
 
 def judge(variants: Sequence[Variant], head: Any, scorer: Scorer, latency_length: int) -> dict[str, Any]:
@@ -90,19 +120,13 @@ def judge(variants: Sequence[Variant], head: Any, scorer: Scorer, latency_length
     from nncf_transformers.compression import load_model
     from nncf_transformers.evaluation import latency_ms
     from nncf_transformers.inputs import synthetic_inputs
-    from nncf_transformers.runtimes import onnx_runtime, openvino_runtime, torch_runtime
 
     results: dict[str, Any] = {}
     timed: dict[str, dict[str, Any]] = {name: {} for name in RUNTIMES}
     first: tuple[list[Any], _Recorder] | None = None
     for variant in variants:
         model = load_model(head, variant.checkpoint).eval()
-        runtimes = {
-            "torch": torch_runtime(model),
-            "ONNX Runtime": onnx_runtime(variant.onnx),
-            # FP32 is computed in float32; left to itself, OpenVINO takes bfloat16 where the processor has it.
-            "OpenVINO": openvino_runtime(variant.openvino / "openvino_model.xml", exact=variant.name == "FP32"),
-        }
+        runtimes = {name: open_runtime(name, variant, model, exact=variant.name == "FP32") for name in RUNTIMES}
         result: dict[str, Any] = {"metrics": {}, "same_as_fp32": {}, "kl_to_fp32": {}, "same_as_torch": {}}
         own: list[Any] = []
         for name, runtime in runtimes.items():
@@ -116,11 +140,7 @@ def judge(variants: Sequence[Variant], head: Any, scorer: Scorer, latency_length
             result["same_as_torch"][name] = _same(answers, own)
             result["kl_to_fp32"][name] = round(max(recorder.divergence_from(first[1]), 0.0), 4)
         results[variant.name] = result | {
-            "size_mb": {
-                "torch": _mb(variant.checkpoint / "model.safetensors"),
-                "ONNX Runtime": _mb(variant.onnx),
-                "OpenVINO": _mb(variant.openvino / "openvino_model.bin"),
-            },
+            "size_mb": sizes_mb(variant),
             "latency_ms": {},
         }
     row = {name: tensor.numpy() for name, tensor in synthetic_inputs(model, 1, latency_length).items()}
@@ -129,6 +149,34 @@ def judge(variants: Sequence[Variant], head: Any, scorer: Scorer, latency_length
         for label, milliseconds in latency_ms(by_variant, row).items():
             results[label]["latency_ms"][name] = round(milliseconds, 2)
     return results
+
+
+def open_runtime(name: str, variant: Variant, model: Any, *, exact: bool) -> Any:
+    """Open one of :data:`RUNTIMES`.
+
+    Args:
+        name: which.
+        variant: whose exports to read.
+        model: its model in torch.
+        exact: compute FP32 in float32; left to itself, OpenVINO takes bfloat16 where the processor has it.
+    """
+    from nncf_transformers.runtimes import onnx_runtime, openvino_runtime, torch_runtime
+
+    if name == "torch":
+        return torch_runtime(model)
+    if name == "ONNX Runtime":
+        return onnx_runtime(variant.onnx)
+    return openvino_runtime(variant.openvino / "openvino_model.xml", exact=exact)
+
+
+def sizes_mb(variant: Variant) -> dict[str, float]:
+    """Megabytes of the checkpoint, the ONNX file and the IR's weights, by runtime."""
+    files = (
+        variant.checkpoint / "model.safetensors",
+        variant.onnx,
+        variant.openvino / "openvino_model.bin",
+    )
+    return {name: _mb(file) for name, file in zip(RUNTIMES, files, strict=True)}
 
 
 class _Recorder:
@@ -161,17 +209,21 @@ def _same(answers: Sequence[Any], others: Sequence[Any]) -> float:
     return round(100 * sum(a == b for a, b in zip(answers, others, strict=True)) / len(answers), 2)
 
 
-def squad_scorer(tokenizer: Any, file: Path, max_seq_length: int) -> Scorer:
-    """Score F1 and exact match, in percent, on a file in SQuAD's format."""
+def squad_scorer(tokenizer: Any, source: Path | Any, max_seq_length: int) -> Scorer:
+    """Score F1 and exact match, in percent, on a file in SQuAD's format, or on the data set as the hub has it."""
     from nncf_transformers.data import evaluate, read_squad
     from nncf_transformers.evaluation import squad_predictions
 
-    examples = read_squad(file)
     metric = evaluate.load("squad")
-    references = [
-        {"id": e.id, "answers": {"text": list(e.answers), "answer_start": list(e.answer_starts)}} for e in examples
-    ]
-    questions = [{"id": e.id, "question": e.question, "context": e.context} for e in examples]
+    if isinstance(source, Path):
+        examples = read_squad(source)
+        references = [
+            {"id": e.id, "answers": {"text": list(e.answers), "answer_start": list(e.answer_starts)}} for e in examples
+        ]
+        questions = [{"id": e.id, "question": e.question, "context": e.context} for e in examples]
+    else:
+        references = [{"id": row["id"], "answers": row["answers"]} for row in source]
+        questions = [{"id": row["id"], "question": row["question"], "context": row["context"]} for row in source]
 
     def score(runtime: Any) -> tuple[dict[str, float], list[Any]]:
         # The published proportion: windows of 384 tokens that overlap by 128.
@@ -184,8 +236,8 @@ def squad_scorer(tokenizer: Any, file: Path, max_seq_length: int) -> Scorer:
     return score
 
 
-def class_scorer(tokenizer: Any, dataset: Any, columns: Sequence[str], max_seq_length: int) -> Scorer:
-    """Score accuracy, in percent, on a data set with ``columns`` of text and integer labels."""
+def class_scorer(tokenizer: Any, dataset: Any, columns: Sequence[str], max_seq_length: int, f1: bool = False) -> Scorer:
+    """Score accuracy, in percent, on a data set with ``columns`` of text and integer labels; and F1 of class 1."""
     from nncf_transformers.evaluation import class_predictions
 
     texts = list(zip(*(dataset[column] for column in columns), strict=True))
@@ -194,7 +246,12 @@ def class_scorer(tokenizer: Any, dataset: Any, columns: Sequence[str], max_seq_l
     def score(runtime: Any) -> tuple[dict[str, float], list[Any]]:
         answers = class_predictions(runtime, tokenizer, texts, max_seq_length=max_seq_length)
         correct = sum(answer == label for answer, label in zip(answers, labels, strict=True))
-        return {"accuracy": 100 * correct / len(labels)}, answers
+        scores = {"accuracy": 100 * correct / len(labels)}
+        if f1:
+            hits = sum(answer == label == 1 for answer, label in zip(answers, labels, strict=True))
+            # Of nothing found where nothing is, F1 is 0 as in scikit-learn.
+            scores["f1"] = 100 * 2 * hits / max(answers.count(1) + labels.count(1), 1)
+        return scores, answers
 
     return score
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Render benchmarks/published.toml and benchmarks/measured/*.json into README.md, between its markers.
+"""Render benchmarks/published/*.toml and benchmarks/measured/*.json into README.md, between its markers.
 
 python benchmarks/render.py            # rewrite the README
 python benchmarks/render.py --check    # exit 1 if that would change it
@@ -7,8 +7,7 @@ python benchmarks/render.py --check    # exit 1 if that would change it
 
 import json
 import sys
-import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,9 @@ from benchmarks.harness import table  # noqa: E402
 from benchmarks.language import table as language_table  # noqa: E402
 from benchmarks.methods import table as methods_table  # noqa: E402
 from benchmarks.packed import table as packed_table  # noqa: E402
+from benchmarks.reproduce.figures import Row, load_figures  # noqa: E402
+from benchmarks.reproduce.results import commits_of  # noqa: E402
+from benchmarks.reproduce.results import table as results_table  # noqa: E402
 
 README = ROOT / "README.md"
 MEASURED = ROOT / "benchmarks" / "measured"
@@ -33,6 +35,7 @@ def main() -> int:
     before = README.read_text(encoding="utf-8")
     blocks = {
         "published": published,
+        "tables": tables,
         "measured": measured,
         "methods": lambda: _tables("methods", methods_table),
         "adapters": lambda: _tables("adapters", adapters_table),
@@ -55,6 +58,8 @@ def render(text: str, blocks: dict[str, str]) -> str:
     """Replace what stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` by the block of that name."""
     for name, block in blocks.items():
         start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        if start not in text or end not in text:
+            raise SystemExit(f"error: README.md: {start} or {end} is missing; put both where the table belongs")
         head, rest = text.split(start, 1)
         text = f"{head}{start}\n\n{block}\n\n{end}{rest.split(end, 1)[1]}"
     return text
@@ -62,16 +67,42 @@ def render(text: str, blocks: dict[str, str]) -> str:
 
 def published() -> str:
     """The figures to reproduce, one line a task."""
-    tasks = tomllib.loads((ROOT / "benchmarks" / "published.toml").read_text(encoding="utf-8"))
-    lines = ["| make target | what | metric | FP32 | INT8 |", "| --- | --- | --- | ---: | ---: |"]
-    for name, task in tasks.items():
-        figures = task.get("published")
-        if figures is None:
-            continue
-        metrics = " / ".join(figures["fp32"])
-        fp32, int8 = (" / ".join(str(v) for v in figures[kind].values()) for kind in ("fp32", "int8"))
-        lines.append(f"| `{name}-int8` | {task['title']} | {metrics} | {fp32} | {int8} |")
+    lines = ["| task | what | metric | FP32 | compressed | whose |", "| --- | --- | --- | --- | --- | --- |"]
+    for task in load_figures().values():
+        dense = [row for row in task.rows if row.key.endswith(("fp32", "dense"))]
+        cells = [
+            "<br>".join(_figure(row, task.metrics, alone=len(rows) == 1) for row in rows) or "–"
+            for rows in (dense, [row for row in task.rows if row not in dense])
+        ]
+        lines.append(
+            f"| `{task.name}` | {task.title} | {' / '.join(task.metrics)} | {' | '.join(cells)} | {task.system} |"
+        )
     return "\n".join(lines)
+
+
+def _figure(row: Row, metrics: Sequence[str], *, alone: bool) -> str:
+    """The figures of a row, and what it is where there are several."""
+    figures = row.published
+    text = "not published" if figures is None else " / ".join(str(figures.get(metric, "–")) for metric in metrics)
+    return text if alone else f"{row.label}: {text}"
+
+
+def tables() -> str:
+    """The published tables, made again; one section a scale, the generated data left out."""
+    records = [record for record in _records("tables") if record["scale"] != "smoke"]
+    return "\n\n".join(f"**{record['title']}**\n\n{results_table(record)}\n\n{_where(record)}" for record in records)
+
+
+def _where(record: dict[str, Any]) -> str:
+    """On what, and by which commit, in one paragraph."""
+    versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items())
+    return (
+        f"Pin {record['pin']} ({record['upstream_commit'][:10]}), this project at {', '.join(commits_of(record))}, "
+        f"seed {record['seed']}, {record['machine']['processor']}, {record['machine']['cores']} cores, "
+        f"{record['date']}. "
+        f"{versions}. All of it, training curves, ranges of quantizers and the command of each row included, is in "
+        f"`benchmarks/measured/{record['name']}.json`."
+    )
 
 
 def measured() -> str:

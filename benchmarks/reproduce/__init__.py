@@ -1,0 +1,1 @@
+"""The published tables, made again: figures, scales, steps, judging, results."""
