@@ -176,7 +176,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if flags.one_shot:
             raise UsageError("--one_shot: this script trains by a loop of its own; use run_qa")
         parsed.recipe = flags.recipe
-        if config is not None:
+        if config is not None and config.epochs is not None:
             parsed.num_train_epochs = epochs_of(config, parsed.num_train_epochs)
         return parsed
 
