@@ -20,6 +20,7 @@ from benchmarks.harness import table  # noqa: E402
 from benchmarks.language import table as language_table  # noqa: E402
 from benchmarks.methods import table as methods_table  # noqa: E402
 from benchmarks.packed import table as packed_table  # noqa: E402
+from benchmarks.peers.table import table as peers_table  # noqa: E402
 from benchmarks.reproduce.figures import Row, load_figures  # noqa: E402
 from benchmarks.reproduce.results import commits_of  # noqa: E402
 from benchmarks.reproduce.results import table as results_table  # noqa: E402
@@ -36,6 +37,7 @@ def main() -> int:
     blocks = {
         "published": published,
         "tables": tables,
+        "peers": lambda: _tables("peers", peers_table),
         "measured": measured,
         "methods": lambda: _tables("methods", methods_table),
         "adapters": lambda: _tables("adapters", adapters_table),
