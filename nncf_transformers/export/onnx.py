@@ -16,6 +16,7 @@ from torch import nn
 from nncf_transformers.algorithms.quantization import quantizers
 from nncf_transformers.errors import UsageError
 from nncf_transformers.export.fold import fold_weights
+from nncf_transformers.export.sizes import fix_known_sizes
 from nncf_transformers.export.strip import stripped
 from nncf_transformers.export.tied import has_tied_weights, share_transposed
 from nncf_transformers.inputs import synthetic_inputs
@@ -86,6 +87,7 @@ def write_onnx(model: nn.Module, path: Path, part: Part | None = None, form: Onn
             share_transposed(graph)
         if compressed and form.fold:
             fold_weights(graph)
+            fix_known_sizes(graph)
         onnx.checker.check_model(graph)
         onnx.save(graph, path)
 

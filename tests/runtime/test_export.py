@@ -69,6 +69,14 @@ def test_no_float_weight_is_left(exported: Path) -> None:
     assert sum(t.data_type == onnx.TensorProto.INT8 for t in graph.initializer) >= 16
 
 
+def test_the_scale_of_attention_is_a_constant(exported: Path) -> None:
+    import openvino
+
+    network = openvino.Core().read_model(exported / "ir" / "openvino_model.xml")
+    kinds = {operation.get_type_name() for operation in network.get_ops()}
+    assert "MatMul" in kinds and not kinds & {"Sqrt", "Divide"}
+
+
 def test_report_is_beside_the_export(exported: Path) -> None:
     for file in (exported / "m.parity.json", exported / "ir" / "parity.json"):
         report = json.loads(file.read_text())
