@@ -53,7 +53,9 @@ def test_every_configuration(config: str, tmp_path: Path) -> None:
     assert len(own) >= 30 and not [name for name, tensor in own.items() if not torch.equal(tensor, weights[name])]
     learned = [name for name, p in model.named_parameters() if p.requires_grad]
     assert any("bert." in name for name in learned), "not only the head learns"
-    assert files(out) == sorted(["adapter_setup.json", "training_args.bin", *(f"ours/{name}" for name in FILES)])
+    assert files(out) == sorted(
+        ["README.md", "adapter_setup.json", "training_args.bin", *(f"ours/{name}" for name in FILES)]
+    )
     assert torch.equal(logits(reload(tmp_path, load(folder, head), out)), after)
     # Under another name, and trained and saved once more by what was saved.
     other = train(
