@@ -74,7 +74,6 @@ class Compression:
         finished: whether training is over, and the model plain but for its quantizers.
         final_folder: saving the model there ends the training; for scripts that say its end in no other way.
         losses: parts of the latest training loss, detached scalars by name.
-        rows: gives the training samples again, as batches in the order of calibration, for what calibrates late.
         metadata: what a recipe that is saved with the model says of the training.
     """
 
@@ -88,7 +87,6 @@ class Compression:
         self.finished = False
         self.final_folder: Path | None = None
         self.losses: dict[str, torch.Tensor] = {}
-        self.rows: Callable[[], Iterable[Batch]] | None = None
         self.metadata: dict[str, Any] = {}
         self._before: dict[str, Any] = {}
         self._handle: Any = None
@@ -101,6 +99,16 @@ class Compression:
     def of(model: nn.Module) -> "Compression | None":
         """Return the compression that ``model`` carries, if any."""
         return getattr(model, _ATTRIBUTE, None)
+
+    @property
+    def rows(self) -> Callable[[], Iterable[Batch]] | None:
+        """Gives the training samples again, as batches in the order of calibration, for what calibrates late."""
+        return next((algorithm.rows for algorithm in self.algorithms), None)
+
+    @rows.setter
+    def rows(self, rows: Callable[[], Iterable[Batch]] | None) -> None:
+        for algorithm in self.algorithms:
+            algorithm.rows = rows
 
     def check_same(self, config: CompressionConfig) -> None:
         """Compare what a model is compressed by with what is asked for now.
@@ -289,8 +297,6 @@ class Compression:
 
     def begin(self, model: nn.Module, *, steps_per_epoch: int | None = None, total_steps: int | None = None) -> None:
         """The second part of :meth:`add_to`: schedules, teacher, and the loss that the model returns."""
-        for algorithm in self.algorithms:
-            algorithm.rows = self.rows
         self.clock.steps_per_epoch = steps_per_epoch or self.clock.steps_per_epoch
         self.clock.total_steps = total_steps
         if self.finished:
@@ -373,7 +379,6 @@ class Compression:
 
         # The layers that are left out go last, when nothing names their parts any more.
         for algorithm in reversed(self.algorithms):
-            algorithm.rows = algorithm.rows or self.rows
             algorithm.finalize(model)
         bake(model)
         self.leave()
@@ -389,8 +394,6 @@ class Compression:
             if getattr(algorithm.config, "importance", None) == "movement":
                 raise UsageError(f"{algorithm.config.place}: movement pruning follows gradients; it cannot be one-shot")
         self.clock.steps_per_epoch = _FINE_STEPS
-        for algorithm in self.algorithms:
-            algorithm.rows = self.rows
         self.clock.step = math.ceil((self.config.epochs or 0.0) * _FINE_STEPS)
         for algorithm in self.algorithms:
             algorithm.on_step(model, self.clock)

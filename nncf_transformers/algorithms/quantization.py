@@ -63,7 +63,7 @@ class Quantization(Algorithm):
         present = {name for name, _ in hooks(model)}
         state = nncf.torch.get_config(quantized)["compression_state"]
         added = [module for module in state if present.isdisjoint(module["hook_names_in_model"])]
-        added = _one_a_weight(added, operations)
+        added = _one_a_tensor(added, operations)
         nncf.torch.load_from_config(model, {"compression_state": added})
         model.load_state_dict(quantized.state_dict())
         if not any(quantizers(model)):
@@ -293,33 +293,65 @@ def _users_of_ignored(operations: Sequence[Operation], ignored: Collection[str])
     return found
 
 
-def _one_a_weight(state: list[dict[str, Any]], operations: Sequence[Operation]) -> list[dict[str, Any]]:
-    """Let all operations that read the same weight (tied embeddings, ALBERT's layers) have one quantizer of it.
+def _one_a_tensor(state: list[dict[str, Any]], operations: Sequence[Operation]) -> list[dict[str, Any]]:
+    """Let all operations that read the same tensor have one quantizer of it.
 
-    Two that train apart would make two INT8 tensors of one weight, and of a language model's vocabulary twice the file.
+    A weight is read more than once where embeddings are tied, and by ALBERT's layers: two quantizers that train apart
+    would make two INT8 tensors of it, and of a language model's vocabulary twice the file. An activation is read by
+    query, key and value: NNCF gives each a quantizer, and a runtime would quantize the same tensor three times.
 
     Args:
-        state: NNCF's description of the quantizers; every one sits in one place, or is shared already.
+        state: NNCF's description of the hooks; every quantizer sits in one place, or is shared already.
         operations: of the model before it is quantized.
     """
-    weights = {
-        f"pre_hooks.{operation.node_name}__{port}": parameter
-        for operation in operations
-        for port, parameter in operation.parameters
-    }
+    tensors = _tensors(state, operations)
     merged: dict[Any, dict[str, Any]] = {}
     for module in state:
         places = module["hook_names_in_model"]
-        read = {weights.get(name.rpartition(".")[0]) for name in places}
-        # Whatever is no weight quantizer, and one of a weight that another kind of quantizer has, stays for itself.
+        read = {tensors.get(_reads(place)) for place in places}
+        # What is no quantizer, and one of a tensor that another kind of quantizer has, stays for itself.
         key: Any = places[0]
-        if None not in read and len(read) == 1 and all(map(is_weight_quantizer, places)):
+        if None not in read and len(read) == 1 and "Quantizer" in module["module_cls_name"]:
             key = (*read, module["module_cls_name"], repr(module["module_config"]))
         if key in merged:
             merged[key] = merged[key] | {"hook_names_in_model": [*merged[key]["hook_names_in_model"], *places]}
         else:
             merged[key] = module
     return list(merged.values())
+
+
+def _tensors(state: list[dict[str, Any]], operations: Sequence[Operation]) -> dict[str, Any]:
+    """Tell tensors apart: by what :func:`_reads` says of a place, something that is equal for equal tensors."""
+    tensors: dict[str, Any] = {}
+    for operation in operations:
+        tensors |= {f"{operation.node_name}__{port}": parameter for port, parameter in operation.parameters}
+        tensors |= {f"{operation.node_name}__{port}": (source, n) for port, source, n in operation.inputs}
+    # NNCF shares SmoothQuant's multiplication among the operations that read one tensor. Each calls it.
+    for module in state:
+        places = module["hook_names_in_model"]
+        read = {tensors.get(_reads(place)) for place in places}
+        if module["module_cls_name"] == "SQMultiply" and len(read) == 1 and None not in read:
+            tensors |= {_name_in_graph(place): _name_in_graph(places[0]) for place in places}
+    return tensors
+
+
+def _reads(place: str) -> str:
+    """Which input of an operation a hook takes, or whose result, if the operation is itself of a hook."""
+    parts = place.split("/")
+    if place.startswith("pre_hooks."):
+        input_port, _, number = place.removeprefix("pre_hooks.").rpartition(".")
+        # A hook that comes second reads what the first has made of the tensor; of a weight, that is a mask.
+        return input_port if number == "0" or is_weight_quantizer(place) else ""
+    return parts[-3] if len(parts) > 2 and place.endswith(".0") else ""
+
+
+def _name_in_graph(place: str) -> str:
+    """Of an operation that a hook runs, the part of its name that stands for the hook.
+
+    ``pre_hooks.bert/key/linear/0__0.1`` runs ``bert/key/pre_hook__bert-key-linear-0__0[1]/mul/0``.
+    """
+    name, _, number = place.removeprefix("pre_hooks.").rpartition(".")
+    return f"pre_hook__{name.replace('/', '-')}[{number}]"
 
 
 def _range(module: Any) -> torch.Tensor:

@@ -211,22 +211,25 @@ def _live_quantizers(model: nn.Module, part: Part) -> tuple[int, int]:
     """Count how often weights and activations are quantized on the way to a part's outputs.
 
     An exporter leaves out what the outputs do not depend on: a question-answering model of 2019 runs its pooler and
-    does not use the result. A quantizer that several operations share is counted for each of them that runs.
+    does not use the result. A weight's quantizer that several operations share is counted for each of them that runs,
+    an activation's for each tensor that it gets.
 
     Returns:
         The numbers for weights and for activations.
     """
     named = dict(quantizers(model))
-    calls = dict.fromkeys(named.values(), 0)
+    weight_quantizers = {module for name, module in named.items() if is_weight_quantizer(name)}
+    seen: dict[nn.Module, list[torch.Tensor]] = {module: [] for module in named.values()}
 
-    def count(module: nn.Module, *_: Any) -> None:
-        calls[module] += 1
+    def count(module: nn.Module, arguments: tuple[torch.Tensor, ...], *_: Any) -> None:
+        (tensor,) = arguments
+        if module in weight_quantizers or not any(torch.equal(tensor, other) for other in seen[module]):
+            seen[module].append(tensor.detach())
 
-    flat = [p for module in calls for p in module.parameters() if p.is_floating_point()]
+    flat = [p for module in seen for p in module.parameters() if p.is_floating_point()]
     frozen = [p for p in flat if not p.requires_grad]
-    handles = [module.register_forward_hook(count) for module in calls]
     inputs = part.select(model, synthetic_inputs(model, batch=1, sequence=8))
-    calls.update(dict.fromkeys(calls, 0))
+    handles = [module.register_forward_hook(count) for module in seen]
     gradients: Sequence[torch.Tensor | None] = ()
     try:
         for parameter in frozen:
@@ -241,9 +244,9 @@ def _live_quantizers(model: nn.Module, part: Part) -> tuple[int, int]:
         for parameter in frozen:
             parameter.requires_grad_(False)
     used = {id(parameter) for parameter, gradient in zip(flat, gradients, strict=True) if gradient is not None}
-    live = {name: module for name, module in named.items() if any(id(p) in used for p in module.parameters())}
-    weights = sum(calls[module] for name, module in live.items() if is_weight_quantizer(name))
-    return weights, sum(calls[module] for module in live.values()) - weights
+    live = {module for module in seen if any(id(p) in used for p in module.parameters())}
+    weights = sum(len(seen[module]) for module in live & weight_quantizers)
+    return weights, sum(len(seen[module]) for module in live - weight_quantizers)
 
 
 @contextlib.contextmanager

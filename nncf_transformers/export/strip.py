@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from nncf_transformers.algorithms.quantization import is_weight_quantizer
+
 
 def stripped(model: nn.Module) -> nn.Module:
     """Copy ``model`` with every NNCF quantizer replaced by :class:`NativeFakeQuantize`."""
@@ -19,11 +21,13 @@ def stripped(model: nn.Module) -> nn.Module:
 
     model = copy.deepcopy(model)
     storage = get_hook_storage(model)
-    replaced: dict[nn.Module, nn.Module] = {}
+    replaced: dict[nn.Module, NativeFakeQuantize] = {}
     for name, module in list(storage.named_hooks(remove_duplicate=False)):
         if isinstance(module, BaseQuantizer):
-            replaced.setdefault(module, NativeFakeQuantize(module))
-            storage.set_submodule(name, replaced[module])
+            native = replaced.setdefault(module, NativeFakeQuantize(module))
+            # What several operations read is quantized once, for an exporter merges equal operations now and then only.
+            native.once |= not is_weight_quantizer(name)
+            storage.set_submodule(name, native)
     return model
 
 
@@ -32,6 +36,9 @@ class NativeFakeQuantize(nn.Module):
 
     The exporter takes full ranges of eight bits only, -128…127 or 0…255. A quantizer that uses fewer levels (weights:
     -127…127) clamps to its own limits first.
+
+    Attributes:
+        once: whether to hand out the latest result again for a tensor that is equal to the latest.
     """
 
     low: torch.Tensor
@@ -45,11 +52,20 @@ class NativeFakeQuantize(nn.Module):
         self.first, self.last, scale, zero = quantizer.get_parameters_for_torch_fq()
         low, high = quantizer.get_input_low_input_high()
         self.clamps = bool(quantizer.narrow_range or quantizer.is_half_range)
+        self.once = False
+        self.latest: tuple[torch.Tensor, torch.Tensor] | None = None
         self.axis = int(np.argmax(quantizer.scale_shape)) if quantizer.per_channel else None
         for name, tensor in {"low": low, "high": high, "scale": scale, "zero": zero}.items():
             self.register_buffer(name, tensor.detach())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.once:
+            return self.quantize(x)
+        if self.latest is None or not torch.equal(self.latest[0], x):
+            self.latest = x, self.quantize(x)
+        return self.latest[1]
+
+    def quantize(self, x: torch.Tensor) -> torch.Tensor:
         if self.clamps:
             x = torch.minimum(torch.maximum(x, self.low), self.high)
         if self.axis is None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nncf_transformers import checkpoint
 from nncf_transformers.config import CompressionConfig
+from nncf_transformers.config.parameters import KEPT_LAYERS
 from nncf_transformers.errors import UsageError
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _replay(previous: "Recipe", folder: Path, model: Any, compression: Any) -> N
             "quantizers of SparseML's cannot be read; take the model from before its quantization, or copy the "
             "checkpoint whole"
         )
-    if getattr(model.config, "nncf_kept_layers", None) is None:
+    if getattr(model.config, KEPT_LAYERS, None) is None:
         from nncf_transformers.algorithms.layer_dropping import drop_layers
 
         for config in dropped_layers(previous):

@@ -1,6 +1,7 @@
 """The Compression object: calibration, optimizer groups, checkpoints."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import nncf
 import nncf.torch
 import pytest
 import torch
+from nncf.torch.function_hook.wrapper import ATR_HOOK_STORAGE
+from nncf.torch.quantization.layers import BaseQuantizer
 from safetensors.torch import load_file, save_file
 from tiny import tiny_batches, tiny_model
 from torch import nn
@@ -33,16 +36,25 @@ def logits(model: nn.Module) -> torch.Tensor:
         return torch.stack(model(**model_inputs(model, tiny_batches(model)[0]), return_dict=False))
 
 
+def reads_attention_input(place: str, layer: int) -> bool:
+    """Whether a quantizer's place is before a query, key or value, or behind SmoothQuant's multiplication there."""
+    before = re.fullmatch(rf"pre_hooks\..*/self/(query|key|value)/linear/{layer}__0\.0", place)
+    behind = re.fullmatch(rf"post_hooks\..*/self/(query|key|value)/pre_hook__.*-{layer}__0\[0\]/mul/0__0\.0", place)
+    return behind is not None or before is not None
+
+
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     compressed().save_pretrained(tmp_path / "saved")
     return tmp_path / "saved"
 
 
-def test_in_place_equals_the_copy_of_nncf() -> None:
+@pytest.mark.parametrize("settings", [{}, {"smooth_quant": 0.95}], ids=["plain", "smoothed"])
+def test_in_place_equals_the_copy_of_nncf_with_one_quantizer_a_tensor(settings: dict[str, Any]) -> None:
     model = tiny_model()
     batches = tiny_batches(model)
-    config = parse_config({"algorithms": [{"algorithm": "quantization", "calibration_samples": 8}]}, "test")
+    quantization = {"algorithm": "quantization", "calibration_samples": 8, **settings}
+    config = parse_config({"algorithms": [quantization]}, "test")
     rows = [{k: v[i : i + 1] for k, v in model_inputs(model, b).items()} for b in batches for i in range(4)][:8]
     copy = nncf.quantize(model, nncf.Dataset(rows), **to_nncf_arguments(config.algorithms[0]))
     parameters = dict(model.named_parameters())
@@ -50,6 +62,14 @@ def test_in_place_equals_the_copy_of_nncf() -> None:
     assert torch.equal(logits(model), logits(copy))
     now = dict(model.named_parameters())
     assert all(now[name] is parameter for name, parameter in parameters.items())
+    # In each of the two layers query, key and value read one tensor, which NNCF quantizes three times.
+    kinds = [[is_weight_quantizer(name) for name, _ in quantizers(each)] for each in (copy, model)]
+    assert [kind.count(False) for kind in kinds] == [17, 13] and kinds[0].count(True) == kinds[1].count(True)
+    storage: Any = getattr(model, ATR_HOOK_STORAGE)
+    places = {n: m for n, m in storage.named_hooks(remove_duplicate=False) if isinstance(m, BaseQuantizer)}
+    for layer in range(2):
+        shared = [module for name, module in places.items() if reads_attention_input(name, layer)]
+        assert len(shared) == 3 and len(set(shared)) == 1
 
 
 def test_random_state_and_mode_survive_calibration() -> None:
@@ -80,7 +100,7 @@ def test_statistics_count_what_is_there() -> None:
     compression = Compression.of(model)
     assert compression is not None
     statistics = compression.statistics(model)
-    assert statistics["compression/quantizers"] == len(list(quantizers(model))) == 33
+    assert statistics["compression/quantizers"] == len(list(quantizers(model))) == 29
     assert statistics["compression/weight_range"] > 0 and statistics["compression/activation_range"] > 0
     assert sum(is_weight_quantizer(name) for name, _ in quantizers(model)) == 16
 

@@ -172,7 +172,7 @@ def test_scalars_reach_tensorboard(tmp_path: Path, int8_config: Path) -> None:
     run = trainer(tmp_path, nncf_config=str(int8_config), report_to="tensorboard", logging_dir=str(tmp_path / "tb"))
     run.train()
     events = EventAccumulator(str(tmp_path / "tb")).Reload()
-    assert [e.value for e in events.Scalars("train/compression/quantizers")] == [35.0] * 4
+    assert [e.value for e in events.Scalars("train/compression/quantizers")] == [31.0] * 4
     ranges = [e.value for e in events.Scalars("train/compression/activation_range")]
     assert len(set(ranges)) == 4, "the ranges are trained"
 
@@ -203,7 +203,7 @@ def test_bfloat16_trains_and_exports(tmp_path: Path, int8_config: Path) -> None:
     run.save_model()
     assert all(torch.isfinite(p).all() for p in run.model.parameters())
     report = json.loads((tmp_path / "m.parity.json").read_text())
-    assert report["nodes"]["QuantizeLinear"] == 18, "exported with its quantizers"
+    assert report["nodes"]["QuantizeLinear"] == 14, "exported with its quantizers"
     # The model is still wrapped: training could go on.
     assert run.evaluate()["eval_loss"] > 0
 

@@ -44,7 +44,7 @@ def ranges(model: nn.Module) -> dict[str, torch.Tensor]:
 def test_before_its_start_quantization_has_no_effect() -> None:
     # Not even the smallest: as if there were no quantizers.
     loop, plain = Loop(settings(quantization())), Loop(None)
-    assert sum(1 for _ in quantizers(loop.model)) == 33
+    assert sum(1 for _ in quantizers(loop.model)) == 29
     before = ranges(loop.model)
     loop.run(START - 1)
     plain.run(START - 1)
@@ -59,7 +59,7 @@ def test_before_its_start_quantization_has_no_effect() -> None:
     assert set(map(id, group["params"])) == set(map(id, compression_parameters(loop.model)))
     assert loop.run(START).losses == plain.run(START).losses
     assert loop.run(START + 1).losses[-1] != plain.run(START + 1).losses[-1]
-    assert loop.compression.statistics(loop.model)["compression/quantizers"] == 33
+    assert loop.compression.statistics(loop.model)["compression/quantizers"] == 29
 
 
 def test_at_its_start_it_calibrates_on_the_model_as_it_is_then() -> None:
