@@ -15,7 +15,7 @@ from tiny import tiny_batches, tiny_model
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers import make_onnx, runners
 from benchmarks.peers.artefacts import Workshop
-from benchmarks.peers.methods import FILES, METHODS
+from benchmarks.peers.methods import FILES, METHODS, trained_by
 from benchmarks.peers.samples import calibration_samples
 from benchmarks.peers.score import Recorder, compare, score_file
 from benchmarks.peers.table import sentences, table
@@ -221,6 +221,27 @@ def test_why_a_method_is_missing(words: list[str]) -> None:
     reason = workshop.make(methods["ours-qat"], again=True)
     assert reason.startswith("not run: give --int8 DIR") and workshop.reason(methods["ours-qat"]) == reason
     assert workshop.reason(methods["nncf"]) == "not run"
+
+
+def test_a_checkpoint_is_trained_once_for_the_same_flags(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
+
+    def train(workshop: Workshop, command: list[str], log: Path, limited: bool = True) -> None:
+        calls.append([str(word) for word in command])
+        folder = Path(calls[-1][calls[-1].index("--output_dir") + 1])
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(b"")
+
+    monkeypatch.setattr(Workshop, "_call", train)
+    monkeypatch.setattr("scripts.train.script_path", lambda *_: Path("run_qa.py"))
+    method = next(method for method in METHODS if method.key == "ours-qat")
+    for steps in ("2", "2", "3"):
+        workshop = workshop_of([*words, "--train-steps", steps, "--train-flags=--bf16"])
+        assert workshop._missing(method) is None
+        known = trained_by(workshop._int8())
+        assert known["flags"].startswith(f"--max_steps {steps} ") and known["flags"].endswith(" --bf16")
+        assert "seconds" in known
+    assert [call[call.index("--max_steps") + 1] for call in calls] == ["2", "3"]
 
 
 def test_a_process_that_fails_is_one_line(words: list[str], tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import ROOT
-from benchmarks.peers.methods import FILES, METHODS, Method
+from benchmarks.peers.methods import FILES, METHODS, TRAINED_BY, Method, trained_by
 from benchmarks.peers.score import score_file
 from nncf_transformers.data import sha256_of
 
@@ -174,11 +175,20 @@ class Workshop:
             return f"{method.package} is not installed in {self._args.peers.name}"
         if method.key.startswith("ort") and self.reason(METHODS[0]) is not None:
             return "there is no FP32 ONNX file to start from: fp32 failed"
-        if method.key != "ours-qat" or self._int8().joinpath("model.safetensors").is_file():
+        if method.key != "ours-qat":
             return None
-        if not self._args.train_steps:
+        there = self._int8().joinpath("model.safetensors").is_file()
+        if self._args.int8 is None and self._args.train_steps:
+            return None if there and trained_by(self._int8()).get("flags") == self._training() else self._train()
+        if not there:
             return "not run: give --int8 DIR (make: INT8=DIR), a checkpoint of our training, or --train-steps N"
-        return self._train()
+        return None
+
+    def _training(self) -> str:
+        """The flags of our INT8 training but for the paths."""
+        args = self._args
+        words = ["--max_steps", str(args.train_steps), "--seed", str(args.seed), *_TRAINING.split()]
+        return shlex.join([*words, *shlex.split(args.train_flags)])
 
     def _train(self) -> str | None:
         """INT8 training with distillation by the patched run_qa; returns why it failed."""
@@ -193,9 +203,15 @@ class Workshop:
         command: list[Any] = [sys.executable, script, "--model_name_or_path", args.model, "--do_train"]
         command += ["--train_file", self.files["train"], "--validation_file", self.files["dev"]]
         command += ["--nncf-config", ROOT / "nncf_configs" / "nncf_bert_config_squad.json"]
-        command += ["--teacher_model_or_path", args.model, "--max_steps", args.train_steps, "--seed", args.seed]
-        command += ["--output_dir", self.out / "qat-checkpoint", "--overwrite_output_dir", *_TRAINING.split()]
-        return self._call([*command, *shlex.split(args.train_flags)], self.out / "qat-checkpoint.log", limited=False)
+        command += ["--teacher_model_or_path", args.model, "--output_dir", self._int8(), "--overwrite_output_dir"]
+        command += shlex.split(self._training())
+        shutil.rmtree(self._int8(), ignore_errors=True)
+        start = time.perf_counter()
+        reason = self._call(command, self.out / "qat-checkpoint.log", limited=False)
+        if reason is None:
+            known = {"flags": self._training(), "seconds": round(time.perf_counter() - start)}
+            (self._int8() / TRAINED_BY).write_text(json.dumps(known) + "\n", encoding="utf-8")
+        return reason
 
     def _own_or_peers(self, method: Method) -> list[Any]:
         return [sys.executable if method.own else self._python]

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.peers.methods import trained_by
 from nncf_transformers.errors import CompressionError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -82,9 +83,10 @@ def _from_torch(args: argparse.Namespace, samples: list[dict[str, Any]]) -> str:
     if args.key == "ours-qat":
         model = load_model(AutoModelForQuestionAnswering, args.int8).eval()
         _export(model, args.out)
-        state = args.int8 / "trainer_state.json"
-        steps = json.loads(state.read_text(encoding="utf-8"))["global_step"] if state.is_file() else "unknown"
-        return f"INT8 training on the training file, steps: {steps}"
+        known = trained_by(args.int8)
+        if not known:
+            return "trained before, by flags that are not known here"
+        return f"run_qa {known['flags']} --nncf-config {CONFIG.name}, the FP32 model as teacher ({known['seconds']} s)"
     model = AutoModelForQuestionAnswering.from_pretrained(args.model).eval()
     if args.key == "fp32":
         _export(model, args.out)

@@ -1,6 +1,9 @@
 """The methods that are compared: who makes what, and which runtimes it is meant for."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 # Where a runtime finds the model in an artefact's folder.
 FILES = {
@@ -10,6 +13,8 @@ FILES = {
     "torch, compiled": ("model.pt",),
     "exported, compiled": ("model.pt2",),
 }
+# In a checkpoint that was trained for the comparison: by which flags, and for how long.
+TRAINED_BY = "trained_by.json"
 
 
 @dataclass(frozen=True)
@@ -51,3 +56,10 @@ METHODS = (
     Method("ours-ptq", "ours, PTQ", None, ("OpenVINO", "ONNX Runtime"), "ours"),
     Method("ours-qat", "ours, QAT + distillation", None, ("OpenVINO", "ONNX Runtime"), "ours"),
 )
+
+
+def trained_by(checkpoint: Path) -> dict[str, Any]:
+    """The flags and seconds of our training; empty where the checkpoint was trained elsewhere."""
+    file = checkpoint / TRAINED_BY
+    known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return known
