@@ -135,7 +135,7 @@ def _judge(args: argparse.Namespace, out: Path, name: str, row: Mapping[str, Any
     from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
     from nncf_transformers.checkpoint import is_compressed
-    from nncf_transformers.compression import load_model
+    from nncf_transformers.loading import load_model
     from nncf_transformers.runtimes import openvino_runtime
 
     folder = out / name
@@ -219,9 +219,10 @@ def _model_to_time(start: Path, row: Mapping[str, Any], int8: dict[str, Any]) ->
     from nncf_transformers.adapter.flags import AdapterPlan
     from nncf_transformers.adapter.model import install
     from nncf_transformers.checkpoint import is_compressed
-    from nncf_transformers.compression import Compression, compression_parameters, restore
+    from nncf_transformers.compression import Compression, compression_parameters
     from nncf_transformers.config import parse_config
     from nncf_transformers.inputs import synthetic_inputs
+    from nncf_transformers.loading import restore
 
     torch.manual_seed(0)
     model = AutoModelForQuestionAnswering.from_pretrained(start)

@@ -117,9 +117,9 @@ def judge(variants: Sequence[Variant], head: Any, scorer: Scorer, latency_length
         in nats; ``same_as_torch``, the percent of answers equal to the variant's own in torch; ``size_mb`` of the
         checkpoint, the ONNX file and the IR's weights; ``latency_ms``.
     """
-    from nncf_transformers.compression import load_model
     from nncf_transformers.evaluation import latency_ms
     from nncf_transformers.inputs import synthetic_inputs
+    from nncf_transformers.loading import load_model
 
     results: dict[str, Any] = {}
     timed: dict[str, dict[str, Any]] = {name: {} for name in RUNTIMES}

@@ -316,7 +316,7 @@ def _runtimes(variant: Variant, quantized: bool) -> dict[str, Any]:
     """One model in every runtime."""
     from transformers import AutoModelForCausalLM
 
-    from nncf_transformers.compression import load_model
+    from nncf_transformers.loading import load_model
     from nncf_transformers.runtimes import onnx_runtime, openvino_runtime, torch_runtime
 
     return {

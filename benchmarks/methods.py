@@ -148,7 +148,8 @@ def _judge(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Metrics in OpenVINO, parameters and size of one method's result."""
     from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 
-    from nncf_transformers.compression import Compression, load_model
+    from nncf_transformers.compression import Compression
+    from nncf_transformers.loading import load_model
     from nncf_transformers.runtimes import openvino_runtime
     from nncf_transformers.summary import describe
 

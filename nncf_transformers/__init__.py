@@ -8,8 +8,8 @@ from typing import Any
 
 _HOMES = {
     "Compression": "compression",
-    "load_model": "compression",
-    "restore": "compression",
+    "load_model": "loading",
+    "restore": "loading",
     "load_config": "config",
     "export_model": "export",
     "pipeline": "pipelines",

@@ -206,7 +206,7 @@ def load_checkpoint(folder: Path, task: Task) -> Any:
     from safetensors import SafetensorError
 
     from nncf_transformers.checkpoint import INDEX_FILE, WEIGHTS_FILE
-    from nncf_transformers.compression import load_model
+    from nncf_transformers.loading import load_model
     from nncf_transformers.recipe.inherit import inherit
 
     if not folder.is_dir():
@@ -245,7 +245,7 @@ class _Whole:
         self._missing: set[str] = set()
 
     def from_pretrained(self, folder: str, **kwargs: Any) -> Any:
-        from nncf_transformers.compression import LOADING_LOGGER
+        from nncf_transformers.loading import LOADING_LOGGER
 
         # What it would say on many lines is said here on one.
         LOADING_LOGGER.addFilter(_nothing)

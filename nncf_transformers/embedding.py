@@ -20,7 +20,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 from transformers.utils import ModelOutput
 
-from nncf_transformers.compression import load_model
+from nncf_transformers.loading import load_model
 from nncf_transformers.runtimes import Runtime
 
 # How the names of embedding model classes end.

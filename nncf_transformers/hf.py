@@ -26,19 +26,14 @@ from nncf_transformers.adapter.flags import AdapterFlags
 from nncf_transformers.adapter.trainer import AdapterMixin
 from nncf_transformers.card import CardFacts, read_card, write_card
 from nncf_transformers.checkpoint import check_resumable, is_compressed, remove_hooks, same_structure
-from nncf_transformers.compression import (
-    Compression,
-    compression_parameters,
-    remove_reports,
-    restore,
-    restore_if_compressed,
-)
+from nncf_transformers.compression import Compression, compression_parameters
 from nncf_transformers.config import CompressionConfig
 from nncf_transformers.data import set_local_data
 from nncf_transformers.errors import UsageError
 from nncf_transformers.export import export_model, rows_of, sizes_of
 from nncf_transformers.flags import CompressionFlags, epochs_of
 from nncf_transformers.inputs import model_inputs, own_forward
+from nncf_transformers.loading import remove_reports, restore, restore_if_compressed
 from nncf_transformers.parts import is_seq2seq
 from nncf_transformers.recipe.inherit import inherit
 from nncf_transformers.runtimes import Inputs

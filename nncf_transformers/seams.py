@@ -11,10 +11,10 @@ import transformers
 from torch import nn
 
 from nncf_transformers import excepthook
-from nncf_transformers.compression import LOADING_LOGGER, load_model, without_quantizers
 from nncf_transformers.data import evaluate, load_dataset
 from nncf_transformers.flags import add_arguments
 from nncf_transformers.hf import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainingArguments
+from nncf_transformers.loading import LOADING_LOGGER, load_model, without_quantizers
 from nncf_transformers.loop import export_model, start_training
 from nncf_transformers.structure import load_smaller_models
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from nncf_transformers import excepthook
 from nncf_transformers.checkpoint import HOOK_PREFIX, WEIGHTS_FILE, is_compressed, read_weights
-from nncf_transformers.compression import restore
 from nncf_transformers.flags import add_arguments
+from nncf_transformers.loading import restore
 from nncf_transformers.loop import export_model, start_training
 from nncf_transformers.structure import load_smaller_models
 

@@ -78,7 +78,7 @@ def _from_torch(args: argparse.Namespace, samples: list[dict[str, Any]]) -> str:
     from transformers import AutoModelForQuestionAnswering
 
     from benchmarks.peers import make_torch
-    from nncf_transformers.compression import load_model
+    from nncf_transformers.loading import load_model
 
     if args.key == "ours-qat":
         model = load_model(AutoModelForQuestionAnswering, args.int8).eval()

@@ -87,7 +87,7 @@ def _batch(models: Mapping[str, Any], rows: int, length: int) -> dict[str, np.nd
 def _load(job: Job) -> Any:
     from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 
-    from nncf_transformers.compression import load_model
+    from nncf_transformers.loading import load_model
 
     head = AutoModelForQuestionAnswering if job.judging.kind == "qa" else AutoModelForSequenceClassification
     return load_model(head, job.variant.checkpoint).eval()

@@ -8,8 +8,8 @@ from typing import Any
 import transformers
 
 from nncf_transformers.adapter.folder import AdapterFolder
-from nncf_transformers.compression import LOADING_LOGGER, restore_if_compressed, without_quantizers
 from nncf_transformers.errors import IntegrityError, UsageError
+from nncf_transformers.loading import LOADING_LOGGER, restore_if_compressed, without_quantizers
 from nncf_transformers.structure import load_smaller_models
 
 logger = logging.getLogger(__name__)

@@ -22,11 +22,11 @@ from torch import nn
 
 from nncf_transformers.adapter.folder import AdapterFolder, clean_name, find_adapter
 from nncf_transformers.adapter.load import load_base, load_with_adapter, save_tokenizer
-from nncf_transformers.compression import restore_if_compressed
 from nncf_transformers.errors import UsageError
 from nncf_transformers.export import check_export
 from nncf_transformers.export.onnx import write_onnx
 from nncf_transformers.export.parity import Parity
+from nncf_transformers.loading import restore_if_compressed
 from nncf_transformers.parts import parts_of
 
 logger = logging.getLogger(__name__)

@@ -72,7 +72,7 @@ def load_teacher(student: nn.Module, name: str, student_name: str = "") -> nn.Mo
     Raises:
         UsageError: there is no such model, or the student cannot learn from it.
     """
-    from nncf_transformers.compression import load_model
+    from nncf_transformers.loading import load_model
 
     task = task_of(student)
     config = _read_config(name)

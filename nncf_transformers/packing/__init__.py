@@ -10,7 +10,7 @@
     merge(model)
     model.save_pretrained("packed")
 
-A folder with a packed model, merged or not, is loaded by :func:`nncf_transformers.compression.load_model`.
+A folder with a packed model, merged or not, is loaded by :func:`nncf_transformers.loading.load_model`.
 """
 
 from nncf_transformers.packing.config import PackConfig, is_merged, is_packed

@@ -16,11 +16,12 @@ from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenize
 from nncf_transformers.algorithms.base import hooks
 from nncf_transformers.algorithms.teacher import load_teacher, position_limit
 from nncf_transformers.card import CardFacts, write_card
-from nncf_transformers.compression import Compression, load_model, remove_reports
+from nncf_transformers.compression import Compression
 from nncf_transformers.embedding import EmbeddingModel, is_embedding, load_embedding_model
 from nncf_transformers.errors import IntegrityError, UsageError
 from nncf_transformers.export import export_model, rows_of
 from nncf_transformers.inputs import model_inputs
+from nncf_transformers.loading import load_model, remove_reports
 from nncf_transformers.packing import is_merged, is_packed, merge, transforms
 from nncf_transformers.summary import add_exports
 from nncf_transformers.training.data import Encoded

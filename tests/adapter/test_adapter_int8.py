@@ -14,9 +14,10 @@ from torch import nn
 from nncf_transformers.adapter.keys import adapter_keys
 from nncf_transformers.algorithms.quantization import quantizers
 from nncf_transformers.checkpoint import HOOK_PREFIX, STATE_FILE
-from nncf_transformers.compression import Compression, load_model
+from nncf_transformers.compression import Compression
 from nncf_transformers.errors import IntegrityError, UsageError
 from nncf_transformers.hf import Seq2SeqTrainer
+from nncf_transformers.loading import load_model
 
 # With an adapter of its own place in each: behind, beside, inside the layers, and in the attention.
 CONFIGS = ["seq_bn", "par_bn", "lora", "mam", "double_seq_bn_inv", "loreft"]

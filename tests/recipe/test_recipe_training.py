@@ -11,10 +11,11 @@ from tiny import tiny_batches, tiny_model
 
 from nncf_transformers.algorithms.masks import expand, masks
 from nncf_transformers.algorithms.quantization import quantizers
-from nncf_transformers.compression import Compression, load_model
+from nncf_transformers.compression import Compression
 from nncf_transformers.config.errors import ConfigError
 from nncf_transformers.errors import UsageError
 from nncf_transformers.hf import Trainer, TrainingArguments
+from nncf_transformers.loading import load_model
 from nncf_transformers.recipe import parse_recipe
 
 # 32 samples in batches of 4.

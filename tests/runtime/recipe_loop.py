@@ -9,9 +9,10 @@ import torch
 from tiny import tiny_batches, tiny_model
 from torch import nn
 
-from nncf_transformers import compression as runtime
-from nncf_transformers.compression import Compression, load_model
+from nncf_transformers import loading
+from nncf_transformers.compression import Compression
 from nncf_transformers.config import AlgorithmConfig, CompressionConfig
+from nncf_transformers.loading import load_model
 
 # Optimizer steps in an epoch, and in the whole training.
 EPOCH, TOTAL = 4, 16
@@ -68,7 +69,7 @@ class Loop:
         self.model.save_pretrained(folder)
         other = copy.copy(self)
         other.losses = list(self.losses)
-        with mock.patch.object(runtime, "_read_config", return_value=self.config):
+        with mock.patch.object(loading, "_read_config", return_value=self.config):
             other.model = load_model(type(self.model), folder)
         compression = Compression.of(other.model)
         assert compression is not None and compression.clock.step == self.step

@@ -18,10 +18,11 @@ from torch import nn
 
 from nncf_transformers.algorithms.quantization import is_weight_quantizer, quantizers
 from nncf_transformers.checkpoint import HOOK_PREFIX, STATE_FILE
-from nncf_transformers.compression import Compression, compression_parameters, load_model, restore
+from nncf_transformers.compression import Compression, compression_parameters
 from nncf_transformers.config import parse_config, to_nncf_arguments
 from nncf_transformers.errors import IntegrityError, UsageError
 from nncf_transformers.inputs import model_inputs
+from nncf_transformers.loading import load_model, restore
 
 
 def compressed(**settings: Any) -> nn.Module:

@@ -6,12 +6,13 @@ import pytest
 import torch
 from tiny import tiny_batches, tiny_model
 
-from nncf_transformers.compression import Compression, load_model
+from nncf_transformers.compression import Compression
 from nncf_transformers.config import parse_config
 from nncf_transformers.errors import UsageError
 from nncf_transformers.export import export_model
 from nncf_transformers.families import SUPPORTED
 from nncf_transformers.inputs import call_model, model_inputs
+from nncf_transformers.loading import load_model
 
 CONFIG = {"algorithms": [{"algorithm": "quantization", "calibration_samples": 8}]}
 

@@ -17,13 +17,14 @@ from torch.nn import functional
 
 from nncf_transformers.algorithms.base import hooks
 from nncf_transformers.algorithms.quantization import is_weight_quantizer, quantizers
-from nncf_transformers.compression import Compression, load_model
+from nncf_transformers.compression import Compression
 from nncf_transformers.config import parse_config
 from nncf_transformers.errors import CompressionError, UsageError
 from nncf_transformers.evaluation import perplexity
 from nncf_transformers.export import export_model
 from nncf_transformers.hf import Trainer, TrainingArguments
 from nncf_transformers.inputs import call_model, model_inputs, synthetic_inputs
+from nncf_transformers.loading import load_model
 from nncf_transformers.runtimes import onnx_runtime, openvino_runtime, torch_runtime
 
 LARGE = 3000  # a vocabulary whose table outweighs everything else

@@ -15,10 +15,11 @@ from torch import nn
 from nncf_transformers.algorithms import Clock
 from nncf_transformers.algorithms.masks import Mask, expand, masks
 from nncf_transformers.algorithms.movement import MovementSparsity
-from nncf_transformers.compression import TABLE_FILE, Compression, load_model
+from nncf_transformers.compression import TABLE_FILE, Compression
 from nncf_transformers.config import load_config, parse_config
 from nncf_transformers.errors import UsageError
 from nncf_transformers.inputs import model_inputs
+from nncf_transformers.loading import load_model
 from nncf_transformers.structure import CONFIG_KEY, find_groups
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,12 +15,13 @@ from transformers import AutoModel, AutoModelForQuestionAnswering, BertConfig, B
 
 from nncf_transformers.algorithms.distillation import HiddenStates, hidden_loss
 from nncf_transformers.algorithms.teacher import position_limit
-from nncf_transformers.compression import Compression, load_model
+from nncf_transformers.compression import Compression
 from nncf_transformers.config import load_config
 from nncf_transformers.embedding import embedding_class, load_embedding_model
 from nncf_transformers.errors import IntegrityError, UsageError
 from nncf_transformers.export.onnx import write_onnx
 from nncf_transformers.inputs import call_model, synthetic_inputs
+from nncf_transformers.loading import load_model
 from nncf_transformers.packing import (
     HeadImportance,
     PackConfig,

@@ -12,7 +12,7 @@ from torch import nn
 
 from nncf_transformers.algorithms.layer_dropping import drop_layers, keep_layers
 from nncf_transformers.algorithms.masks import masks
-from nncf_transformers.compression import Compression, load_model, restore
+from nncf_transformers.compression import Compression
 from nncf_transformers.config import (
     ConfigError,
     LayerDroppingConfig,
@@ -22,6 +22,7 @@ from nncf_transformers.config import (
 )
 from nncf_transformers.errors import UsageError
 from nncf_transformers.inputs import model_inputs
+from nncf_transformers.loading import load_model, restore
 from nncf_transformers.structure import CONFIG_KEY, find_groups, load_smaller_models, remove_units
 
 LAYER = "bert.encoder.layer.{}"
@@ -130,7 +131,7 @@ def test_a_checkpoint_evaluates_without_the_layer(tmp_path: Path, monkeypatch: p
     config = settings(dropping(1, start_epoch=1.0))
     loop = Loop(config, deep()).run(EPOCH + 2)
     loop.model.save_pretrained(tmp_path)
-    monkeypatch.setattr("nncf_transformers.compression._read_config", lambda *_: config)
+    monkeypatch.setattr("nncf_transformers.loading._read_config", lambda *_: config)
     model = load_model(type(loop.model), tmp_path)
     assert torch.equal(logits(model), logits(loop.model)) and len(model.bert.encoder.layer) == 4
     Compression.of(model).finish(model)  # type: ignore[union-attr]
@@ -146,7 +147,7 @@ def test_going_back_to_a_checkpoint_with_all_layers(tmp_path: Path, monkeypatch:
     loop.model.save_pretrained(tmp_path)
     expected = logits(loop.model)
     loop.run(EPOCH + 2)
-    monkeypatch.setattr("nncf_transformers.compression._read_config", lambda *_: config)
+    monkeypatch.setattr("nncf_transformers.loading._read_config", lambda *_: config)
     loop.compression.leave()
     restore(loop.model, tmp_path)
     loop.model.load_state_dict(load_model(type(loop.model), tmp_path).state_dict())
@@ -169,7 +170,7 @@ def test_resuming_a_smaller_checkpoint_in_the_whole_model(tmp_path: Path, monkey
     config = settings(dropping(0, 2), MagnitudeSparsityConfig(parameters=(QUERY.format(3),)))
     loop = Loop(config, deep()).run(6)
     loop.model.save_pretrained(tmp_path)
-    monkeypatch.setattr("nncf_transformers.compression._read_config", lambda *_: config)
+    monkeypatch.setattr("nncf_transformers.loading._read_config", lambda *_: config)
     model = deep()
     restore(model, tmp_path)
     model.load_state_dict(loop.model.state_dict())

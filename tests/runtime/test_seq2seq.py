@@ -15,13 +15,14 @@ from tiny import VOCABULARY, tiny_batches, tiny_model
 from torch import nn
 
 from nncf_transformers.algorithms.quantization import quantizers
-from nncf_transformers.compression import Compression, load_model
+from nncf_transformers.compression import Compression
 from nncf_transformers.config import parse_config
 from nncf_transformers.errors import IntegrityError, UsageError
 from nncf_transformers.evaluation import perplexity
 from nncf_transformers.export import export_model, sizes_of
 from nncf_transformers.hf import Seq2SeqTrainer, Seq2SeqTrainingArguments
 from nncf_transformers.inputs import call_model, input_names, model_inputs, synthetic_inputs
+from nncf_transformers.loading import load_model
 from nncf_transformers.parts import ENCODER_MASK, ENCODER_STATES, hook_encoder
 from nncf_transformers.runtimes import Inputs, Outputs, Runtime, onnx_runtime, openvino_runtime, torch_runtime
 

@@ -17,10 +17,11 @@ from tiny import tiny_batches, tiny_model
 
 from nncf_transformers.algorithms.masks import masks
 from nncf_transformers.checkpoint import STATE_FILE
-from nncf_transformers.compression import Compression, load_model
+from nncf_transformers.compression import Compression
 from nncf_transformers.config import parse_config
 from nncf_transformers.errors import IntegrityError, UsageError
 from nncf_transformers.hf import Trainer
+from nncf_transformers.loading import load_model
 from nncf_transformers.structure import CONFIG_KEY, load_smaller_models
 
 # 32 samples in batches of 4: an epoch is 8 steps, and the tests train for 12.

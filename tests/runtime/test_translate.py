@@ -8,11 +8,12 @@ import pytest
 import torch
 from tiny import tiny_batches, tiny_model
 
-from nncf_transformers.compression import Compression, load_model
+from nncf_transformers.compression import Compression
 from nncf_transformers.config import parse_config
 from nncf_transformers.config.trace import trace_operations
 from nncf_transformers.errors import IntegrityError
 from nncf_transformers.inputs import call_model, synthetic_inputs
+from nncf_transformers.loading import load_model
 from nncf_transformers.translate import Place, find_places, translate_parameters, translate_state
 
 ATTENTION = ("bert/encoder/attention/self/matmul/3", "bert/encoder/attention/self/scaled_dot_product_attention/1")

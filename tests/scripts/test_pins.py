@@ -20,10 +20,11 @@ from tiny import tiny_batches, tiny_model
 from torch import nn
 from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 
-from nncf_transformers.compression import Compression, load_model
+from nncf_transformers.compression import Compression
 from nncf_transformers.config import parse_config
 from nncf_transformers.export import rows_of
 from nncf_transformers.inputs import call_model, synthetic_inputs
+from nncf_transformers.loading import load_model
 from nncf_transformers.runtimes import openvino_runtime, torch_runtime
 from overlay.pins import load_pins
 from scripts import matrix

@@ -13,9 +13,9 @@ from torch import nn
 from transformers import AutoModelForQuestionAnswering, BertConfig, BertModel
 
 from nncf_transformers.algorithms.distillation import aligned
-from nncf_transformers.compression import load_model
 from nncf_transformers.embedding import embedding_class
 from nncf_transformers.errors import UsageError
+from nncf_transformers.loading import load_model
 from nncf_transformers.packing import PackConfig, is_merged, pack, transforms
 from nncf_transformers.retrieval.mining import HardNegatives
 from nncf_transformers.training.data import Encoded
