@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +20,11 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "transformers", "datasets", "nncf", "openvino", "onnx", "onnxruntime")
 RUNTIMES = ("torch", "ONNX Runtime", "OpenVINO")
+# Stands below every table with the speed of FP32 in OpenVINO.
+FLOAT32 = (
+    "In OpenVINO, models without quantizers are computed in float32; left to itself, it computes them in bfloat16 on "
+    "processors that can, which is faster: `make bench-latency` measures both."
+)
 # Lines of a script's output that tell how far it is: steps with their loss, and what was quantized or exported.
 _PROGRESS = re.compile(r"step \d+/\d+.*|'loss': [^,]+|compressed \w+: .*|parity .*|wrote .*")
 # A line that names an error, as our scripts and Python's tracebacks end on.
@@ -298,6 +303,18 @@ def table(results: dict[str, Any], metric_names: Sequence[str]) -> str:
             size, latency = result["size_mb"][name], result["latency_ms"][name]
             lines.append([label, name, *scores, f"{result['kl_to_fp32'][name]:.3f}", f"{size:.1f}", f"{latency:.1f}"])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def load_words(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Says that the machine had more to do than its cores could while speeds were measured; else nothing."""
+    loads = [row["load"] for row in rows if row.get("load")]
+    worst = max(loads, key=lambda load: load["average"], default=None)
+    if worst is None or worst["average"] <= worst["cores"]:
+        return ""
+    return (
+        f"The load was {worst['average']:.1f} on {worst['cores']} cores when speeds were measured: other work may have "
+        "slowed them"
+    )
 
 
 def _mb(path: Path) -> float:

@@ -83,7 +83,15 @@ def table(record: Mapping[str, Any]) -> str:
     results = record["results"]
     metrics = list(next(iter(results.values()))["metrics"])
     rows = f"{THROUGHPUT_ROWS} × {record['latency_length']}"
-    head = ["method", *metrics, "parameters M", "block weights left %", "IR MB", "latency ms", f"rows/s ({rows})"]
+    head = [
+        "method",
+        *metrics,
+        "non-zero parameters M",
+        "block weights left %",
+        "IR MB",
+        "latency ms",
+        f"rows/s ({rows})",
+    ]
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
     for result in results.values():
         lines.append(

@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.adapter_rows import table as adapters_table  # noqa: E402
 from benchmarks.bench_drift import table as drift_table  # noqa: E402
-from benchmarks.harness import table  # noqa: E402
+from benchmarks.harness import FLOAT32, table  # noqa: E402
 from benchmarks.language import table as language_table  # noqa: E402
 from benchmarks.methods import table as methods_table  # noqa: E402
 from benchmarks.packed import table as packed_table  # noqa: E402
@@ -28,26 +28,18 @@ from benchmarks.reproduce.results import table as results_table  # noqa: E402
 README = ROOT / "README.md"
 MEASURED = ROOT / "benchmarks" / "measured"
 # Records of benchmarks, as their --json writes them; all others are of measure.py.
-BENCHES = ("bench-step", "bench-latency", "bench-drift", "bench-methods", "bench-retrieval", "bench-mining")
+BENCHES = (
+    *("bench-step", "bench-latency", "bench-drift", "bench-methods", "bench-retrieval", "bench-mining"),
+    "bench-pipeline",
+)
+# What a pipeline may take of the bare model's time.
+MOST_ADDED = 1.15
 
 
 def main() -> int:
     """Rewrite the README's tables, or check them."""
     before = README.read_text(encoding="utf-8")
-    blocks = {
-        "published": published,
-        "tables": tables,
-        "peers": lambda: _tables("peers", peers_table),
-        "measured": measured,
-        "methods": lambda: _tables("methods", methods_table),
-        "adapters": lambda: _tables("adapters", adapters_table),
-        "language": lambda: _tables("language", language_table),
-        "packed": lambda: _tables("packed", packed_table),
-        "retrieval": retrieval,
-        "bench": bench,
-        "drift": drift,
-    }
-    after = render(before, {name: block() for name, block in blocks.items()})
+    after = render(before, {name: block() for name, block in BLOCKS.items()})
     if "--check" in sys.argv[1:]:
         if before != after:
             print("error: README.md: its tables are not those of benchmarks/; run `make readme`", file=sys.stderr)
@@ -109,7 +101,7 @@ def _where(record: dict[str, Any]) -> str:
 
 def measured() -> str:
     """One section a record of measure.py, oldest first."""
-    return "\n\n".join(_section(record) for record in _records("measure"))
+    return "\n\n".join([*(_section(record) for record in _records("measure")), FLOAT32])
 
 
 def _tables(kind: str, table: Callable[[dict[str, Any]], str]) -> str:
@@ -177,6 +169,22 @@ def bench() -> str:
     return "\n".join(lines)
 
 
+def pipelines() -> str:
+    """What a pipeline adds to the bare model, and where that is more than is promised."""
+    record = json.loads((MEASURED / "bench-pipeline.json").read_text(encoding="utf-8"))
+    lines = ["| | runtime | bare model ms | pipeline ms | ratio |", "| --- | --- | ---: | ---: | ---: |"]
+    slow = []
+    for name, row in record.items():
+        what, _, runtime = name.rpartition(", ")
+        runtime = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}[runtime]
+        lines.append(f"| {what} | {runtime} | {row['bare_ms']:.2f} | {row['pipeline_ms']:.2f} | {row['ratio']:.2f} × |")
+        if row["ratio"] > MOST_ADDED:
+            slow.append(f"{what} in {runtime} ({row['ratio']:.2f} ×)")
+    most = f"{100 * (MOST_ADDED - 1):.0f} %"
+    said = f"**More than {most} are added to {'; '.join(slow)}**" if slow else f"Nowhere are more than {most} added"
+    return "\n".join(lines) + f"\n\n{said}. All of it is in `benchmarks/measured/bench-pipeline.json`."
+
+
 def drift() -> str:
     """The lives of the seam, the losses by name, and the speed."""
     record = json.loads((MEASURED / "bench-drift.json").read_text(encoding="utf-8"))
@@ -238,6 +246,23 @@ def _comparison(compared: dict[str, Any]) -> str:
         f"more questions and therefore less chance in it, {names}: {', '.join(figures)}. Its questions may be those of "
         "the training: only the agreement of the runtimes counts."
     )
+
+
+# What stands between the markers of the README, by their name.
+BLOCKS: dict[str, Callable[[], str]] = {
+    "published": published,
+    "tables": tables,
+    "peers": lambda: _tables("peers", peers_table),
+    "measured": measured,
+    "methods": lambda: f"{_tables('methods', methods_table)}\n\n{FLOAT32}",
+    "adapters": lambda: _tables("adapters", adapters_table),
+    "language": lambda: f"{_tables('language', language_table)}\n\n{FLOAT32}",
+    "packed": lambda: f"{_tables('packed', packed_table)}\n\n{FLOAT32}",
+    "retrieval": retrieval,
+    "bench": bench,
+    "pipelines": pipelines,
+    "drift": drift,
+}
 
 
 if __name__ == "__main__":

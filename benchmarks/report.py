@@ -16,6 +16,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.harness import FLOAT32, load_words  # noqa: E402
 from benchmarks.report_check import DONE, FAILED, NOT_RUN, check_results, read_results  # noqa: E402
 from benchmarks.report_figures import baseline_key, drawings  # noqa: E402
 from benchmarks.report_svg import escape, finite  # noqa: E402
@@ -30,8 +31,9 @@ SCALES = {
     ),
     "cpu": (
         "These figures are of smaller models, shorter trainings or slices of the data, as far as a processor without a "
-        "GPU gets. They compare rows of one table with each other, made with one budget. They are not the published "
-        "results reproduced: a slice is never the data set, and its accuracy is not the data set's."
+        "GPU gets. Rows of one table share model and data, not the budget: compressed rows train on from the FP32 row, "
+        "so that a part of what they gain may be the longer training. They are not the published results reproduced: "
+        "a slice is never the data set, and its accuracy is not the data set's."
     ),
     "full": (
         "These figures are of the published protocol: whole data sets, the published models and number of epochs. "
@@ -154,10 +156,13 @@ def _machine(machine: Any) -> str:
 def _task(task: Mapping[str, Any], identity: str) -> str:
     published = [task[key] for key in ("published_title", "source") if task.get(key)]
     source = f'<p class="soft">Published: {escape("; ".join(published))}.</p>' if published else ""
+    timed = any((row.get("latency_ms") or {}).get("OpenVINO") for row in task["rows"])
+    words = [*([FLOAT32] if timed else []), *([f"{load}."] if (load := load_words(task["rows"])) else [])]
     return "\n".join(
         (
             f'<section id="{identity}"><h2>{escape(task["title"])}</h2>{source}',
             _table(task),
+            f'<p class="soft">{escape(" ".join(words))}</p>' if words else "",
             drawings(task, identity),
             _rows_in_words(task),
             _data(task.get("data") or []),
@@ -201,7 +206,9 @@ def _table_row(
     row: Mapping[str, Any], base: Mapping[str, Any] | None, metrics: Sequence[str], extra: Sequence[str]
 ) -> str:
     published = row.get("published") or {}
-    note = f'<small class="soft">{escape(row["published_note"])}</small>' if row.get("published_note") else ""
+    notes = [f"published: {row['published_label']}"] if row.get("published_label") else []
+    notes += [row["published_note"]] if row.get("published_note") else []
+    note = f'<small class="soft">{escape("; ".join(notes))}</small>' if notes else ""
     runtimes = _runtimes(row) if row["status"] == DONE else []
     span = f' rowspan="{len(runtimes)}"' if len(runtimes) > 1 else ""
     start = f'<th scope="rowgroup"{span}>{escape(row["label"])}{note}</th>'
@@ -218,10 +225,18 @@ def _table_row(
             other = ((base or {}).get("measured") or {}).get(runtime, {})
             cells.append(f'<td class="n">{_difference(measured.get(metrics[0]), other.get(metrics[0]))}</td>')
         cells += [
-            f'<td class="n">{_number(_of_runtime(row.get(name), runtime), _DECIMALS[name])}</td>' for name in extra
+            f'<td class="n">{_number(_of_runtime(row.get(name), runtime), _DECIMALS[name])}'
+            f"{_spread(row, runtime) if name == 'latency_ms' else ''}</td>"
+            for name in extra
         ]
         lines.append("".join(cells))
     return f"<tbody><tr>{start}{'</tr><tr>'.join(lines)}</tr></tbody>"
+
+
+def _spread(row: Mapping[str, Any], runtime: str) -> str:
+    """The quartiles of the latency, where they were kept."""
+    spread = (row.get("latency_spread_ms") or {}).get(runtime)
+    return f'<small class="soft">{_number(spread[0])}–{_number(spread[1])}</small>' if spread else ""
 
 
 def _why(row: Mapping[str, Any]) -> str:

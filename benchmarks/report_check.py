@@ -142,11 +142,6 @@ def _point(value: Any) -> None:
     _maybe_number(value[1])
 
 
-def _curves(value: Any) -> None:
-    """A list of points, or several by name."""
-    _list_of(_point)(value) if isinstance(value, list) else _dict_of(_list_of(_point))(value)
-
-
 _QUANTIZER = _record(name=_text, kind=_one_of("weight", "activation"), low=_number, high=_number)
 _LAYER = _record(name=_text, shape=_list_of(_number), sparsity=_number)
 # By key: whether it must be there, and what it must be.
@@ -168,11 +163,15 @@ _ROW: dict[str, tuple[bool, _Check]] = {
     "status": (True, _one_of(*STATUSES)),
     "published": (False, _dict_of(_maybe_number)),
     "measured": (False, _dict_of(_dict_of(_maybe_number))),
-    **dict.fromkeys(("published_note", "command", "wants", "reason", "model", "run_command", "source"), (False, _text)),
+    **dict.fromkeys(
+        ("published_label", "published_note", "command", "wants", "reason", "model", "run_command", "source"),
+        (False, _text),
+    ),
     **{name: (False, _dict_of(_maybe_number)) for name in ("latency_ms", "throughput", "size_mb")},
     **dict.fromkeys(("parameters", "zeros", "seconds"), (False, _number)),
     "curve": (False, _list_of(_point)),
-    "eval_curve": (False, _curves),
+    "latency_spread_ms": (False, _dict_of(_list_of(_number))),
+    "load": (False, _record(average=_number, cores=_number)),
     "quantizers": (False, _list_of(_QUANTIZER)),
     "sparsity": (False, _list_of(_LAYER)),
 }

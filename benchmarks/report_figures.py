@@ -37,7 +37,6 @@ def drawings(task: Mapping[str, Any], identity: str) -> str:
         (_against(task, rows, identity, "latency"), "latency"),
         (_against(task, rows, identity, "size"), "size"),
         (_training(task, rows, identity), "training curves"),
-        (_evaluations(task, rows, identity), "evaluations during the training"),
     ):
         figures += made
         missing += [] if made else [what]
@@ -121,30 +120,9 @@ def _pairs(keys: Sequence[str]) -> list[tuple[int, int]]:
 
 def _training(task: Mapping[str, Any], rows: Sequence[Row], identity: str) -> list[str]:
     series = [(row["label"], _colour(row, task), row["curve"]) for row in rows if row.get("curve")]
-    drawing = curves(f"{identity}-loss", "Training loss", "loss", series, smoothed=True) if series else None
+    drawing = curves(f"{identity}-loss", "Training loss", "loss", series) if series else None
     note = "As logged (thin), and its moving average over about a fifteenth of the training."
     return [_figure("Training loss", note, drawing)] if drawing else []
-
-
-def _evaluations(task: Mapping[str, Any], rows: Sequence[Row], identity: str) -> list[str]:
-    """One chart for a list of points in each row, or one for each name where there are several lists."""
-    named: dict[str, list[tuple[str, int, Any]]] = {}
-    for row in rows:
-        found = row.get("eval_curve") or {}
-        if isinstance(found, list):
-            found = {task["metrics"][0] if task["metrics"] else "evaluation": found}
-        for name, points in found.items():
-            named.setdefault(name, []).append((row["label"], _colour(row, task), points))
-    figures = []
-    for number, (name, series) in enumerate(named.items()):
-        title = f"{name} during the training"
-        drawing = curves(f"{identity}-eval{number}", title, name, series, smoothed=False)
-        figures += (
-            [_figure(title, "As evaluated; the last point need not be the model of the table.", drawing)]
-            if drawing
-            else []
-        )
-    return figures
 
 
 def _ranges(row: Row, identity: str) -> str:

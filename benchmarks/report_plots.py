@@ -96,16 +96,15 @@ def scatter(
 
 
 def curves(
-    identity: str, title: str, what: str, series: Sequence[tuple[str, int, Sequence[Sequence[Any]]]], smoothed: bool
+    identity: str, title: str, what: str, series: Sequence[tuple[str, int, Sequence[Sequence[Any]]]]
 ) -> str | None:
-    """Values over optimizer steps, a line each, with their names at their ends.
+    """Values over optimizer steps (thin) and their moving averages, with the names at the ends of these.
 
     Args:
         identity: of the drawing.
         title: of the drawing.
         what: the quantity.
         series: label, colour and points [step, value] of each.
-        smoothed: whether the line is a moving average over the values, which stand behind it.
     """
     drawn = [
         (label, colour, [(x, y) for x, y in points if finite(x) and finite(y)]) for label, colour, points in series
@@ -127,12 +126,12 @@ def curves(
     ends = []
     for _, colour, points in drawn:
         values = [y for _, y in points]
-        means = smooth(values, len(values) / 15) if smoothed else values
-        if smoothed and len(points) > 2:
+        means = smooth(values, len(values) / 15)
+        if len(points) > 2:
             body.append(_path(thin(points, _POINTS), across, up, f"raw s{colour}"))
         path = thin([(x, y) for (x, _), y in zip(points, means, strict=True)], _POINTS)
         body.append(_path(path, across, up, f"curve s{colour}"))
-        if not smoothed or len(points) < 3:
+        if len(points) < 3:
             body += [
                 f'<circle cx="{fixed(across(x))}" cy="{fixed(up(y))}" r="2.5" class="f{colour}"/>' for x, y in path
             ]

@@ -180,17 +180,18 @@ class Tables:
         scale = self._setting.scale
         tasks, files = {}, {}
         for name, task in self._tasks.items():
-            if name not in chosen and name in before:
-                tasks[name] = rendering.with_figures(before[name], task)
-                continue
             table = self._scale.get("tasks", {}).get(name, {})
+            labels = {row["key"]: row["label"] for row in table.get("rows", ()) if "label" in row}
+            if name not in chosen and name in before:
+                tasks[name] = rendering.with_figures(before[name], task, labels)
+                continue
             data = self._data(name, table)
             files |= {f"{name}/{one['file']}": self._setting.out / name / "data" / one["file"] for one in data}
             idle = "was not asked for" if name not in chosen else f"SCALE={scale} has no smaller form of it"
             known = {row.key for row in task.rows}
             rows = [
                 self._rows.get(f"{name}/{row.key}")
-                or rendering.row_of(row.key, row.label, row, rendering.NOT_RUN, reason=idle)
+                or rendering.row_of(row.key, labels.get(row.key, ""), row, rendering.NOT_RUN, reason=idle)
                 for row in task.rows
             ]
             rows += [
@@ -279,6 +280,11 @@ def _say_commits(results: Mapping[str, Any]) -> None:
     commits = rendering.commits_of(results)
     if len(commits) > 1:
         print(f"note: rows were made with different commits, each row says which: {', '.join(commits)}")
+    dirty = sorted({one for one in (*commits, results.get("overlay_commit")) if one and one.endswith("-dirty")})
+    if dirty:
+        print(
+            f"warning: files differed from the commit ({', '.join(dirty)}): nobody can make these figures again from it"
+        )
 
 
 def _parse() -> argparse.Namespace:

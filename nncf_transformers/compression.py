@@ -31,7 +31,7 @@ from torch import nn
 
 from nncf_transformers import checkpoint
 from nncf_transformers.algorithms import Batch, Clock, create
-from nncf_transformers.algorithms.base import OWN_GROUP, hooks
+from nncf_transformers.algorithms.base import OWN_GROUP, Algorithm, hooks
 from nncf_transformers.algorithms.layer_dropping import LayerDropping
 from nncf_transformers.algorithms.learning_rate import LearningRate
 from nncf_transformers.algorithms.quantization import quantizers
@@ -51,6 +51,8 @@ logger = logging.getLogger(__name__)
 
 # The attribute under which a compressed model carries its Compression.
 _ATTRIBUTE = "nncf_compression"
+# The key of an optimizer's group for its learning rate in units of the model's.
+RATE_PART = "nncf_rate_part"
 # Steps in an epoch where there is none: enough for any fraction of an epoch that a recipe names.
 _FINE_STEPS = 10_000
 # So many samples stand for a data set.
@@ -286,9 +288,14 @@ class Compression:
     def rates(self, optimizer: torch.optim.Optimizer, step: int) -> list[float]:
         """The learning rates of an optimizer's groups for the step that follows ``step`` done ones."""
         rate, base = self.rate(step), float(optimizer.defaults["lr"])
-        # A group with a rate of its own keeps its proportion to the model's.
         own = [float(group.setdefault("initial_lr", group["lr"])) for group in optimizer.param_groups]
-        return own if rate is None else [rate * (first / base if base else 1.0) for first in own]
+        # A group with a rate of its own keeps its proportion to the model's, also where a training is resumed with
+        # another --learning_rate: the groups are those of the checkpoint then, and the default is not.
+        parts = [
+            float(group.setdefault(RATE_PART, first / base if base else 1.0))
+            for group, first in zip(optimizer.param_groups, own, strict=True)
+        ]
+        return own if rate is None else [rate * part for part in parts]
 
     def begin(self, model: nn.Module, *, steps_per_epoch: int | None = None, total_steps: int | None = None) -> None:
         """The second part of :meth:`add_to`: schedules, teacher, and the loss that the model returns."""
@@ -310,6 +317,7 @@ class Compression:
                     start,
                     self.clock.total_steps,
                 )
+        for algorithm in self._in_turn():
             algorithm.begin(model, self.clock)
         if self._handle is None and self.changes_loss:
             self._handle = model.register_forward_hook(
@@ -338,8 +346,17 @@ class Compression:
         """Note that an optimizer step is done: the third part of :meth:`add_to`, for who knows the steps better."""
         self.clock.step += 1
         if not self.finished:
-            for algorithm in self.algorithms:
+            for algorithm in self._in_turn():
                 algorithm.on_step(model, self.clock)
+
+    def _in_turn(self) -> list[Algorithm]:
+        """The methods, those that hold parameters last: what is over lets go before another takes hold of the same."""
+        holds = {
+            id(item): self.clock.within(item.config.start_epoch, item.config.end_epoch)
+            for item in self.algorithms
+            if isinstance(item, Trainable)
+        }
+        return sorted(self.algorithms, key=lambda item: holds.get(id(item), False))
 
     def identify(self, model: nn.Module, rows: Callable[[Iterable[int]], Iterable[Batch]], count: int) -> None:
         """Let a cache of the teacher's answers know which data it is for.
@@ -389,7 +406,9 @@ class Compression:
             if getattr(algorithm.config, "importance", None) == "movement":
                 raise UsageError(f"{algorithm.config.place}: movement pruning follows gradients; it cannot be one-shot")
         self.clock.steps_per_epoch = _FINE_STEPS
-        self.clock.step = math.ceil((self.config.epochs or 0.0) * _FINE_STEPS)
+        # Of what has no end, the start is the end.
+        starts = [getattr(item.config, "start_epoch", 0.0) for item in self.algorithms]
+        self.clock.step = math.ceil(max(self.config.epochs or 0.0, *starts, 0.0) * _FINE_STEPS)
         for algorithm in self.algorithms:
             algorithm.on_step(model, self.clock)
         self.finish(model)

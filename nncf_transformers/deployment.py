@@ -5,14 +5,17 @@ A deployment folder holds an IR, the same model as ONNX, its configuration, and 
 
 import json
 import logging
+import operator
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nncf_transformers.errors import IntegrityError, UsageError
-from nncf_transformers.export.openvino import XML
+from nncf_transformers.errors import CompressionError, IntegrityError, UsageError
+from nncf_transformers.export.openvino import XML, read_report
 from nncf_transformers.runtimes import Exported, Runtime, onnx_runtime, openvino_runtime, torch_runtime
+
+logger = logging.getLogger(__name__)
 
 RUNTIMES = ("openvino", "onnxruntime", "torch")
 ONNX_FILE = "model.onnx"
@@ -20,9 +23,19 @@ ONNX_FILE = "model.onnx"
 LENGTH_KEY = "sequence_length"
 # One of them is in every folder that a tokenizer was saved to. Without, some libraries make up an empty tokenizer.
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "spm.model")
+# Without it, texts are split by other rules, and nothing says so.
+_TOKENIZER_SETTINGS = "tokenizer_config.json"
 # They count positions from the padding token's number + 1.
 _SHIFTED_POSITIONS = ("roberta", "xlm-roberta", "camembert")
 _INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
+# What config.json holds under the keys that are read here, if it has them.
+_COUNTS = (LENGTH_KEY, "max_position_embeddings")
+_KINDS: dict[str, tuple[Any, str]] = {
+    **dict.fromkeys(_COUNTS, (int, "a number of tokens")),
+    "pad_token_id": (int, "a whole number"),
+    "architectures": (list, "a list of names"),
+    "id2label": (dict, "an object with names"),
+}
 
 
 @dataclass(frozen=True)
@@ -95,11 +108,29 @@ def find_task(name: str) -> Task:
     """
     from nncf_transformers.config.errors import nearest
 
+    if not isinstance(name, str):
+        raise UsageError(f"task {name!r}: is a {type(name).__name__}; give a name, such as {TASKS[0].name}")
     wanted = name.strip().lower().replace("_", "-").replace(" ", "-")
     known = {alias: task for task in TASKS for alias in (task.name, *task.aliases)}
     if wanted not in known:
         raise UsageError(f"task {name!r}: not known{nearest(wanted, known)}; there are {', '.join(known)}")
     return known[wanted]
+
+
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """A setting that counts something.
+
+    Raises:
+        UsageError: it is no whole number, or below ``least``.
+    """
+    try:
+        # NumPy's numbers count, too; True does only by accident.
+        number = least - 1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise UsageError(f"{name} {value!r}: must be a whole number, {least} or more")
+    return number
 
 
 def check_length(length: int, limit: int | None, place: str) -> None:
@@ -108,8 +139,7 @@ def check_length(length: int, limit: int | None, place: str) -> None:
     Raises:
         UsageError: with the largest one.
     """
-    if length < 1:
-        raise UsageError(f"sequence_length {length}: must be a positive number of tokens")
+    length = whole_number(LENGTH_KEY, length)
     if limit is not None and length > limit:
         raise UsageError(f"{place}: takes at most {limit} tokens, sequence_length is {length}; lower it")
 
@@ -130,11 +160,15 @@ def load_deployed(
         UsageError: no such model, one for another task, or not for that runtime.
         IntegrityError: a damaged file.
     """
+    threads = whole_number("threads", threads, 0)
+    if not isinstance(model_path, str | os.PathLike):
+        raise UsageError(f"model_path {model_path!r}: is a {type(model_path).__name__}; name a folder with a model")
     path = Path(model_path)
     if runtime is not None and runtime not in RUNTIMES:
         from nncf_transformers.config.errors import nearest
 
-        raise UsageError(f"runtime {runtime!r}: not known{nearest(runtime, RUNTIMES)}; there are {', '.join(RUNTIMES)}")
+        close = nearest(str(runtime), RUNTIMES)
+        raise UsageError(f"runtime {runtime!r}: not known{close}; there are {', '.join(RUNTIMES)}")
     if not path.exists():
         raise UsageError(f"{path}: no such model; name a folder with one, or an .onnx file")
     folder = path if path.is_dir() else path.parent
@@ -200,7 +234,8 @@ def load_checkpoint(folder: Path, task: Task) -> Any:
 
     Raises:
         UsageError: no such folder, no configuration, no weights but a pickle, or a model for another task.
-        IntegrityError: the weights are damaged, or do not fit the configuration.
+        IntegrityError: the weights are damaged, or do not fit the configuration: some are missing, or would be left
+            out, but for another task's head.
     """
     import transformers
     from safetensors import SafetensorError
@@ -234,17 +269,22 @@ def load_checkpoint(folder: Path, task: Task) -> Any:
         ) from error
     inherit(None, model, str(folder), trains=False)
     loader.check_missing(model, folder)
+    loader.check_unused(model, folder)
     return model
 
 
 class _Whole:
-    """An ``AutoModelFor…`` class that refuses what ``from_pretrained`` would fill up with random weights."""
+    """An ``AutoModelFor…`` class that refuses weights that ``from_pretrained`` would make up or leave out."""
 
     def __init__(self, auto_class: Any, task: Task) -> None:
         self._auto_class, self._task = auto_class, task
         self._missing: set[str] = set()
+        self._unused: set[str] = set()
 
     def from_pretrained(self, folder: str, **kwargs: Any) -> Any:
+        from safetensors import SafetensorError
+
+        from nncf_transformers.checkpoint import ADAPTERS_KEY, STATE_FILE, read_state
         from nncf_transformers.loading import LOADING_LOGGER
 
         # What it would say on many lines is said here on one.
@@ -253,6 +293,11 @@ class _Whole:
             model, report = self._auto_class.from_pretrained(
                 folder, output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True, **kwargs
             )
+        except (CompressionError, SafetensorError, ImportError, MemoryError, OSError):
+            raise
+        # A configuration without sense ends in any of the library's and torch's own: a division by zero heads.
+        except Exception as error:
+            raise ValueError(str(error) or type(error).__name__) from error
         finally:
             LOADING_LOGGER.removeFilter(_nothing)
         # Older libraries list names, newer ones names with shapes.
@@ -263,7 +308,12 @@ class _Whole:
                 f"{folder}: by config.json, {names[0]} has the shape {shape}, but in the weights another one; the two "
                 "are of different models, copy both from the same one"
             )
-        self._missing = set(report["missing_keys"])
+        self._missing, self._unused = set(report["missing_keys"]), set(report["unexpected_keys"])
+        compressed = Path(folder, STATE_FILE).is_file()
+        # Before the quantizers are put back, which would not find their places either. Adapters come back with them.
+        if not compressed or ADAPTERS_KEY not in read_state(folder, model):
+            self.check_unused(model, Path(folder))
+            self._unused = set()
         return model
 
     def check_missing(self, model: Any, folder: Path) -> None:
@@ -277,6 +327,42 @@ class _Whole:
                 f"{self._task.name} first), or its files are of different models"
             )
 
+    def check_unused(self, model: Any, folder: Path) -> None:
+        """Refuse a model that lacks a part of the encoder that the weights have; say so of another task's head.
+
+        Args:
+            model: with its adapters.
+            folder: for messages.
+        """
+        from nncf_transformers.checkpoint import HOOK_PREFIX
+
+        # Older libraries saved the numbers of the positions, too, which any model has.
+        known = model.state_dict().keys() | dict(model.named_buffers()).keys()
+        # Quantizers and masks are checked where they are restored, some of them under another name.
+        unused = sorted(key for key in self._unused - known if not key.startswith(HOOK_PREFIX))
+        prefix = f"{model.base_model_prefix}."
+        # A family without such an attribute has its encoder in the model itself.
+        parts = {name for name, _ in getattr(model, model.base_model_prefix, model).named_children()}
+        own = [
+            key
+            for key in unused
+            if key.startswith(prefix) or key.split(".")[0] in parts
+            # Whether there is a pooler depends on the task, and on the library's version.
+            if key.removeprefix(prefix).split(".")[0] != "pooler"
+        ]
+        if own:
+            raise IntegrityError(
+                f"{folder}: the weights have {own[0]}, but the model of config.json has no such part and would leave "
+                "it out; the two are of different models, copy both from the same one"
+            )
+        if unused:
+            logger.warning(
+                "%s: the weights have %s, which is no part of a %s and is left out",
+                folder,
+                unused[0] if len(unused) == 1 else f"{unused[0]} and {len(unused) - 1} more",
+                type(model).__name__,
+            )
+
 
 def _nothing(record: logging.LogRecord) -> bool:
     return False
@@ -287,10 +373,15 @@ def load_tokenizer(folder: Path) -> Any:
 
     Raises:
         UsageError: there is none.
-        IntegrityError: its files are damaged.
+        IntegrityError: its files are damaged, or a part of what an export wrote is missing.
     """
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise UsageError(f"{folder}: has no tokenizer; copy {_TOKENIZER_FILES[0]} of the trained model into it")
+    if _TOKENIZER_SETTINGS in read_report(folder).get("files", ()) and not (folder / _TOKENIZER_SETTINGS).is_file():
+        raise IntegrityError(
+            f"{folder / _TOKENIZER_SETTINGS}: is missing, and texts would be split by other rules; copy it from where "
+            "the model was exported, or export it again"
+        )
     from transformers import AutoTokenizer
 
     try:
@@ -308,17 +399,25 @@ def read_config(path: Path) -> dict[str, Any]:
     """Read a ``config.json``.
 
     Raises:
-        UsageError: there is none.
-        IntegrityError: it is damaged.
+        UsageError: there is none, or it cannot be read.
+        IntegrityError: it is damaged, or holds what cannot be used.
     """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such file; name a folder with a whole model") from error
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); name a folder with a whole model") from error
     except ValueError as error:
         raise IntegrityError(f"{path}: not valid JSON ({error}); copy it or export the model again") from error
     if not isinstance(config, dict):
         raise IntegrityError(f"{path}: not a JSON object; copy it or export the model again")
+    for key, (kind, text) in _KINDS.items():
+        value = config.get(key)
+        # JSON's true is no number, though Python's is.
+        if value is not None and (type(value) is not kind or (key in _COUNTS and value < 1)):
+            shown = repr(value)[:60]
+            raise IntegrityError(f"{path}: {key} is {shown}, not {text}; correct it, or copy the file again")
     return config
 
 

@@ -18,6 +18,11 @@ from nncf_transformers.runtimes import Outputs, Runtime
 _STEP = 8
 
 
+def clean(text: str) -> str:
+    """The text with a question mark for each half of a surrogate pair, which no tokenizer takes; places stay."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
+
+
 class Encoder:
     """Splits texts into tokens, with settings that are made once.
 
@@ -45,7 +50,7 @@ class Encoder:
 
     def plain(self, text: str) -> Any:
         """All tokens of a text, without special ones: an ``Encoding`` of the tokenizers library."""
-        return self._plain.encode(text, add_special_tokens=False)
+        return self._plain.encode(clean(text), add_special_tokens=False)
 
     def __call__(self, texts: Sequence[str | tuple[str, str]]) -> list[list[Any]]:
         """Split texts, or pairs of them.
@@ -54,8 +59,9 @@ class Encoder:
             For each text its rows, as ``Encoding`` objects of the tokenizers library: one, or more where it is longer
             than a row.
         """
+        rows = [clean(text) if isinstance(text, str) else (clean(text[0]), clean(text[1])) for text in texts]
         # One text takes the shorter way.
-        encodings = [self._encode(texts[0])] if len(texts) == 1 else self._backend.encode_batch(list(texts))
+        encodings = [self._encode(rows[0])] if len(rows) == 1 else self._backend.encode_batch(rows)
         return [[encoding, *encoding.overflowing] for encoding in encodings]
 
     def _encode(self, text: str | tuple[str, str]) -> Any:

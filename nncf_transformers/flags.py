@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -102,11 +101,12 @@ class CompressionFlags:
         if self.nncf_config is not None:
             raise UsageError("--recipe and --nncf-config: both say how to compress the model; keep one of the two")
         from nncf_transformers.recipe import load_recipe
+        from nncf_transformers.recipe.source import read_input
         from nncf_transformers.recipe.translate import recipe_config
 
         if self.recipe == "-":
             # Flags may be checked a second time, when there is nothing left to read.
-            self.recipe = sys.stdin.read()
+            self.recipe = read_input()
         return recipe_config(load_recipe(self.recipe, self.recipe_args, lenient=self.recipe_lenient))
 
     def check_values(self) -> None:
@@ -177,6 +177,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             raise UsageError("--one_shot: this script trains by a loop of its own; use run_qa")
         parsed.recipe = flags.recipe
         if config is not None and config.epochs is not None:
+            if config.epochs % 1 and parsed.max_steps <= 0 and parsed.do_train:
+                raise UsageError(
+                    f"{config.source}: ends at epoch {config.epochs:g}, and this script trains whole epochs; change "
+                    "its epochs (--recipe_args), or say --max_steps, or use run_qa"
+                )
             parsed.num_train_epochs = epochs_of(config, parsed.num_train_epochs)
         return parsed
 

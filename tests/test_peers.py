@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,12 @@ from tiny import tiny_batches, tiny_model
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers import make_onnx, runners
 from benchmarks.peers.artefacts import Workshop
-from benchmarks.peers.methods import FILES, METHODS, trained_by
+from benchmarks.peers.methods import FILES, METHODS, OWN_PRECISION, trained_by
 from benchmarks.peers.samples import calibration_samples
-from benchmarks.peers.score import Recorder, compare, score_file
+from benchmarks.peers.score import Recorder, compare, keep_question_f1, paired, score_file
 from benchmarks.peers.table import sentences, table
 from nncf_transformers.data import sha256_of
-from nncf_transformers.errors import UsageError
+from nncf_transformers.errors import IntegrityError, UsageError
 
 
 def row(kind: str, title: str, f1: float, latency: float | None, **changes: Any) -> dict[str, Any]:
@@ -28,25 +29,34 @@ def row(kind: str, title: str, f1: float, latency: float | None, **changes: Any)
     if latency is not None:
         timing = {"latency_ms": latency, "rows_per_second": 1e3 / latency, "peak_mb": 321.4}
     figures = {"metrics": {"f1": f1, "exact_match": f1 - 10}, "same_as_fp32": 91.25, "kl_to_fp32": 0.00613}
+    figures |= {"f1_to_fp32": [0.0, 0.0] if kind == "fp32" else [1.149, 0.617]}
     base = {"key": title, "kind": kind, "title": title, "runtime": "OpenVINO", "reason": None, "size_mb": 23.2}
     base |= {"version": "1.2" if kind == "peer" else None, "what": f"by {title}"}
     return base | figures | {"timing": timing} | changes
 
 
 def record(*rows: dict[str, Any]) -> dict[str, Any]:
-    return {"batch": 16, "length": 384, "rows": list(rows)}
+    for one in rows:
+        if one["kind"] == "ours":
+            # An error of 0.3 on each difference.
+            peers = [other for other in rows if other["kind"] == "peer"]
+            differences = [one["metrics"]["f1"] - other["metrics"]["f1"] for other in peers]
+            names = [f"{other['key']}/OpenVINO" for other in peers]
+            one["f1_to_peers"] = {name: [round(d, 3), 0.3] for name, d in zip(names, differences, strict=True)}
+    described = {"model": "a-model", "model_shape": "bert, 6 layers of width 384", "questions": 1752, "what": "a slice"}
+    return {"batch": 16, "length": 384, **described, "rows": list(rows)}
 
 
 def test_table_with_a_failure() -> None:
     failed = row("peer", "C", 0, None, reason="error: a | b\nsecond line")
     text = table(record(row("fp32", "FP32", 65.3, 30.04), row("ours", "O", 66.0, None), failed))
     lines = text.splitlines()
-    assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|") == 11
+    assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|") == 12
     assert "| latency ms (1 × 384) | rows/s (16 × 384) | peak MB |" in lines[0]
-    assert lines[2] == "| FP32 | OpenVINO | 65.30 | 55.30 | 91.2 | 0.0061 | 23.2 | 30.0 | 33.3 | 321 |"
-    assert lines[3].endswith("| 23.2 | – | – | – |")
+    assert lines[2] == "| FP32 | OpenVINO, float32 | 65.30 | 0 | 55.30 | 91.2 | 0.0061 | 23.2 | 30.0 | 33.3 | 321 |"
+    assert "| 66.00 | +1.15 ± 0.62 | 56.00 |" in lines[3] and lines[3].endswith("| 23.2 | – | – | – |")
     assert lines[4].startswith("| C (1.2) | OpenVINO | error: a \\| b second line |")
-    assert lines[4].replace("\\|", "").count("|") == 11
+    assert lines[4].replace("\\|", "").count("|") == 12
     assert "no peer was measured" in text and "Without figures: C in OpenVINO." in text
     assert lines[-1] == "How they were made: FP32: by FP32; O: by O."
 
@@ -56,13 +66,55 @@ def test_sentences_say_who_is_ahead() -> None:
     others = [row("peer", "A", 65.0, 14.5), row("peer", "B", 66.0, 20.0), row("peer", "C", 65.5, 14.2)]
     found = sentences(record(row("fp32", "FP32", 99.0, 1.0), *ours, *others))
     assert found == [
-        "O1 in OpenVINO: F1 66.00, at or above every peer's (the best: B in OpenVINO, 66.00).",
-        "O2 in OpenVINO: F1 65.20, **behind** B in OpenVINO (66.00), C in OpenVINO (65.50).",
+        "O1 in OpenVINO: F1 66.00, not distinguishable from 2, of which the highest is B in OpenVINO (66.00, "
+        "+0.00 ± 0.30); above A in OpenVINO (65.00, +1.00 ± 0.30).",
+        "O2 in OpenVINO: F1 65.20, **behind** B in OpenVINO (66.00, -0.80 ± 0.30); not distinguishable from 2, "
+        "of which the highest is C in OpenVINO (65.50, -0.30 ± 0.30).",
         "O1 in OpenVINO: latency 15.0 ms, **behind** C in OpenVINO (14.2 ms), A in OpenVINO (14.5 ms).",
-        "O2 in OpenVINO: latency 14.0 ms, at or below every peer's (the best: C in OpenVINO, 14.2 ms).",
+        "O2 in OpenVINO: latency 14.0 ms, at or below every peer's; the best is C in OpenVINO (14.2 ms).",
     ]
+    old = row("ours", "O", 66.0, 15.0)
+    assert sentences({"rows": [old, others[0]]})[0].endswith("which peers differ by more than chance was not recorded.")
     assert "Latencies were not measured." in sentences(record(row("ours", "O", 1, None), *others))
     assert sentences(record(*others))[0] == "There is nothing to compare: nothing of ours was measured."
+
+
+def test_the_table_says_what_was_judged() -> None:
+    text = table(record(row("fp32", "FP32", 65.3, 30.04), row("fp32", "FP32", 65.2, 20.0, runtime=OWN_PRECISION)))
+    assert "The model is a-model (bert, 6 layers of width 384), judged on 1,752 questions: a slice." in text
+    assert "| FP32 | OpenVINO, float32 |" in text and "| FP32 | OpenVINO, own precision |" in text
+    assert "bfloat16" in text and "`make bench-latency`" in text
+    before = {"batch": 16, "length": 384, "model": "m", "rows": [row("fp32", "FP32", 65.3, None)]}
+    assert "The model is m, judged on a number of questions not recorded" in table(before)
+
+
+def test_fp32_is_exact_where_it_says_so(words: list[str]) -> None:
+    workshop = workshop_of(words)
+    exact = {name: "--exact" in workshop.worker_command("fp32", name) for name in METHODS[0].runtimes}
+    assert exact == {"torch": True, "ONNX Runtime": True, "OpenVINO": True, OWN_PRECISION: False}
+    assert "--exact" not in workshop.worker_command("ours-ptq", "OpenVINO")
+
+
+def test_f1_of_each_question_is_added_to_a_score(tmp_path: Path) -> None:
+    """Those of before have none; their answers do."""
+    dev, file = squad(tmp_path / "data", 4) / "dev-v1.1.json", tmp_path / "score-x.json"
+    answers = ["Ann", "Ann was", "nobody", "the Ann"]
+    file.write_text(json.dumps({"metrics": {"f1": 100 * (1 + 2 / 3 + 0 + 1) / 4}, "answers": answers}))
+    assert keep_question_f1(file, dev)["question_f1"] == pytest.approx([100, 66.6667, 0, 100])
+    assert json.loads(file.read_text())["question_f1"] == pytest.approx([100, 66.6667, 0, 100])
+    file.write_text(json.dumps({"metrics": {"f1": 50.0}, "answers": answers}))
+    with pytest.raises(IntegrityError, match="have F1 66.67 on dev-v1.1.json, it says 50.00; delete it"):
+        keep_question_f1(file, dev)
+
+
+def test_paired_error_is_that_of_the_differences() -> None:
+    random = np.random.default_rng(0)
+    hard = random.uniform(0, 100, 50)
+    ours, theirs = hard + random.normal(1, 2, 50), hard + random.normal(0, 2, 50)
+    difference, error = paired(list(ours), list(theirs))
+    assert difference == pytest.approx((ours - theirs).mean(), abs=1e-3)
+    assert error == pytest.approx((ours - theirs).std(ddof=1) / 50**0.5, abs=1e-3)
+    assert error < 0.2 * ours.std() / 50**0.5, "what both find hard is not counted"
 
 
 def test_divergence_is_that_of_the_formula(tmp_path: Path) -> None:
@@ -76,7 +128,8 @@ def test_divergence_is_that_of_the_formula(tmp_path: Path) -> None:
             recorder({"attention_mask": mask})
         file = tmp_path / f"{name}.json"
         np.savez(file.with_suffix(".npz"), *recorder.logarithms)
-        file.write_text(json.dumps({"answers": ["a", "b", name, "d"]}))
+        f1 = [0, 0, 100 * (name == "q"), 0]
+        file.write_text(json.dumps({"answers": ["a", "b", name, "d"], "question_f1": f1}))
     divergences = []
     for mask, ps, qs in zip(masks, logits["p"], logits["q"], strict=True):
         for p, q in zip(ps, qs, strict=True):
@@ -86,7 +139,9 @@ def test_divergence_is_that_of_the_formula(tmp_path: Path) -> None:
     found = compare(tmp_path / "q.json", tmp_path / "p.json")
     assert found["kl_to_fp32"] == pytest.approx(np.mean(divergences), abs=1e-5)
     assert found["same_as_fp32"] == 75.0
-    assert compare(tmp_path / "p.json", tmp_path / "p.json") == {"same_as_fp32": 100.0, "kl_to_fp32": 0.0}
+    assert found["f1_to_fp32"] == [25.0, 25.0]
+    itself = {"same_as_fp32": 100.0, "kl_to_fp32": 0.0, "f1_to_fp32": [0.0, 0.0]}
+    assert compare(tmp_path / "p.json", tmp_path / "p.json") == itself
 
 
 @pytest.fixture(scope="module")
@@ -109,15 +164,24 @@ def batches_of(lengths: tuple[int, ...]) -> list[dict[str, np.ndarray]]:
     return [{name: batch[name].numpy() for name in runners.NAMES} for batch in batches]
 
 
-@pytest.mark.parametrize("runtime", ["torch", "ONNX Runtime", "OpenVINO"])
+@pytest.mark.parametrize("runtime", ["torch", "ONNX Runtime", "OpenVINO", OWN_PRECISION])
 def test_runners_agree(fp32: Path, runtime: str) -> None:
     (inputs,) = batches_of((20,))
     with torch.no_grad():
         expected = tiny_model()(**{name: torch.from_numpy(array) for name, array in inputs.items()})
     run = runners.load(runtime, fp32, 1, model=fp32.parent / "model", exact=True)
     for output, logits in zip(run(inputs), (expected.start_logits, expected.end_logits), strict=True):
-        np.testing.assert_allclose(output, logits.numpy(), atol=1e-4)
+        np.testing.assert_allclose(output, logits.numpy(), atol=0.1 if runtime == OWN_PRECISION else 1e-4)
     assert all((fp32 / name).is_file() for name in FILES[runtime])
+
+
+def test_exported_models_run_without_torch(fp32: Path) -> None:
+    """The memory of a row is that of its runtime; and there is one way into ONNX Runtime."""
+    program = "import sys; from pathlib import Path; from benchmarks.peers.runners import load\n"
+    program += "for name in ('ONNX Runtime', 'OpenVINO'):\n    load(name, Path(sys.argv[1]), 1, model=Path())\n"
+    program += "print('torch' in sys.modules, 'nncf_transformers.runtimes' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program, fp32], cwd=peers.ROOT, capture_output=True, text=True)
+    assert done.stdout == "False True\n", done.stderr
 
 
 @pytest.mark.parametrize("method", ["MinMax", "Percentile", "dynamic"])
@@ -267,7 +331,8 @@ def test_timing_of_what_is_there(words: list[str], fp32: Path, tmp_path: Path) -
         for runtime in runtimes:
             file = score_file(folder, runtime)
             dev = sha256_of(tmp_path / "data" / "dev-v1.1.json")
-            score = {"metrics": {"f1": 60.0, "exact_match": 50.0}, "answers": ["a"], "dev_sha256": dev}
+            score = {"metrics": {"f1": 200 / 3, "exact_match": 50.0}, "dev_sha256": dev}
+            score["answers"] = ["Ann", "the Ann", "nobody"]
             file.write_text(json.dumps(score))
             np.savez(file.with_suffix(".npz"), np.log(random.dirichlet(np.ones(4), 2)))
     # The torch model has no file any more: a row that fails late.
@@ -283,5 +348,8 @@ def test_timing_of_what_is_there(words: list[str], fp32: Path, tmp_path: Path) -
     assert by_name["fp32", "torch"]["reason"].startswith("does not run: ")
     assert by_name["fp32", "OpenVINO"]["reason"] == "not judged"
     assert by_name["ours-ptq", "OpenVINO"]["reason"] == "not run"
+    assert (found["questions"], found["model"]) == (3, "model")
+    assert found["what"] == "dev-v1.1.json of a folder that was given: a split of that name, not necessarily SQuAD's"
+    assert by_name["ort-dynamic", "ONNX Runtime"]["f1_to_fp32"] == [0.0, 0.0]
     assert found["kind"] == "peers" and found["data"]["dev"]["sha256"] and found["seed"] == 42
     assert "nothing of ours was measured" in table(found)

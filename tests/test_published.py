@@ -4,12 +4,15 @@ import argparse
 import itertools
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from benchmarks import render
+from benchmarks.harness import FLOAT32
 from benchmarks.reproduce import jobs
 from benchmarks.reproduce.figures import COMMANDS, OURS, Row, choose, load_figures
 from nncf_transformers.config import load_config
@@ -115,10 +118,84 @@ def test_other_commands_are_somebodys() -> None:
         if words[0] == "make":
             assert words[1] in targets, name
         elif words[0] == "python":
-            assert words[1].startswith("build/"), name
+            assert words[1].startswith("build/") or (ROOT / words[1]).is_file(), name
         else:
             assert re.search("not among the scripts|figure of another task|no task of this", row.note or ""), name
     assert OURS == ("python", "scripts/train.py") and (ROOT / OURS[1]).is_file()
+
+
+def _folder(command: str) -> str:
+    """Where a command puts its results."""
+    found = re.search(r"(?:--out|--output_dir)[ =](\S+)|\bOUT=(\S+)", command)
+    assert found, f"names no folder: {command}"
+    return found[1] or found[2]
+
+
+def test_every_command_has_a_folder_of_its_own() -> None:
+    """A second training in the folder of another would go on from its checkpoints."""
+    commands = {name: row.command for name, row in ROWS.items() if shlex.split(row.command)[0] in ("python", "make")}
+    assert len(commands) > 60
+    folders = {name: _folder(command) for name, command in commands.items()}
+    twice = {folder: [n for n in folders if folders[n] == folder] for folder in folders.values()}
+    assert not {folder: names for folder, names in twice.items() if len(names) > 1}
+    assert folders["squad-sparseml/12-prune80"] == "runs/v4.57/squad-sparseml-12-prune80"
+    # Models that a command starts or learns from are made by others.
+    for name, command in commands.items():
+        for word in re.findall(r"runs/\S+", command):
+            assert word.rstrip("'\"") in folders.values() or word == "runs/emb/packed", (name, word)
+
+
+def test_what_is_measured_stands_beside_what_is_published() -> None:
+    """Hours on a GPU must not end in a dash."""
+    scripts = {"run_qa": {"f1", "exact_match"}, "run_seq2seq_qa": {"f1", "exact_match"}, "squad": {"f1", "exact_match"}}
+    scripts |= {"run_glue": {"accuracy", "accuracy_mm"}, "run_xnli": {"accuracy"}}
+    scripts |= {script: {"perplexity"} for script in ("run_mlm", "run_clm")}
+    for name, row in ROWS.items():
+        if row.train_words is None:
+            continue
+        # Operations and sizes are of the model.
+        wanted = set(FIGURES[name.partition("/")[0]].metrics) - {"gops", "parameters_m"}
+        found = scripts[TASKS[_parsed(row)[0].task]["script"]]
+        assert (row.score in found) if wanted == {"score"} else wanted <= found, name
+
+
+def test_notes_of_sparse_transfer_are_those_of_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "script.py"
+    script.touch()
+    monkeypatch.setattr(train, "script_path", lambda pin, asked: script)
+    seen = 0
+    for row in FIGURES["sparse-transfer"].rows:
+        told = re.search(r"(\d+) epochs.*?learning rate (\S+?)[,;:]", row.note or "")
+        if told is None:
+            continue
+        seed = re.search(r"seed (\d+)", row.note or "")
+        args, extra = _parsed(row)
+        args.dry_run = True
+        words = train.compose(args, TASKS[args.task], extra)
+        said = dict(itertools.pairwise(words))
+        assert seed and (told[1], float(told[2]), seed[1]) == (
+            said["--num_train_epochs"],
+            float(said["--learning_rate"]),
+            said["--seed"],
+        ), row.key
+        seen += 1
+    assert seen == 8
+
+
+def test_the_large_model_is_trained_as_its_note_says() -> None:
+    large, quantized = (ROWS[f"packed-qa/{key}"] for key in ("large-fp32", "large-int8"))
+    parser = subprocess.run(
+        [sys.executable, "scripts/train_qa.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    flags = dict(word.split("=") for word in shlex.split(large.command) if "=" in word)
+    assert all(f"{flag} " in parser for flag in flags)
+    said = "embeddings frozen, learning rate {--learning_rate}, {--num_train_epochs} epochs, "
+    said += "total batches of {--total_train_batch_size}"
+    assert large.note == re.sub(r"\{(.*?)\}", lambda found: flags[found[1]], said)
+    assert flags["--freeze_list"] == "embedding" and float(flags["--supervision_weight"]) == 0
+    same = ROWS["squad/int8-2020"]
+    assert quantized.published == same.published
+    assert re.sub("--out .*", "", quantized.command) == re.sub("--out .*", "", same.command)
 
 
 def test_full_scale_trains_each_command_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,6 +220,10 @@ def test_full_scale_trains_each_command_once(tmp_path: Path, monkeypatch: pytest
     assert missing["squad/int8-second"] == "has the same command as squad/int8, see there"
     assert "pruned already" in missing["sparse-transfer/squad"]
     assert "run it by hand" in missing["conll/fp32"]
+    assert missing["packed-qa/large-int8"] == "has the same command as squad/int8-2020, see there"
+    # What magnitude pruning gives does not stand under the figures of second-order pruning.
+    for key, near in (("30-epochs-80", "12-prune80"), ("30-epochs-90", "12-prune90"), ("10-epochs-97", "its command")):
+        assert re.search(f"needs second-order pruning.*{near}", missing[f"squad-obert/{key}"])
 
 
 def test_table_of_the_readme() -> None:
@@ -153,6 +234,12 @@ def test_table_of_the_readme() -> None:
     (line,) = (line for line in lines if line.startswith("| `squad-jpqd` "))
     assert "not published" in line
     assert len({line.count(" | ") for line in lines[2:]}) == 1
+
+
+def test_tables_with_speeds_say_how_fp32_was_computed() -> None:
+    for name in ("tables", "peers", "measured", "methods", "language", "packed"):
+        assert FLOAT32 in render.BLOCKS[name](), name
+    assert "non-zero parameters M" in render.BLOCKS["methods"]()
 
 
 def test_mistakes_in_the_files(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def curve(steps: int, end: float, seed: int) -> list[list[float]]:
 
 
 def row(key: str, label: str, **values: Any) -> dict[str, Any]:
-    names = "published published_note model measured latency_ms throughput size_mb parameters zeros curve eval_curve"
+    names = "published published_note model measured latency_ms throughput size_mb parameters zeros curve load"
     empty = dict.fromkeys(f"{names} quantizers sparsity run_command seconds reason".split())
     base = {"command": f"make squad-{key} EXAMPLE=1", "wants": "an example GPU with 24 GB", "status": "done"}
     return {"key": key, "label": label, **empty, **base, **values}
@@ -103,15 +103,16 @@ def results() -> dict[str, Any]:
         row("fp32", "FP32", published={"f1": 93.21, "exact_match": 87.2}, model="example encoder, 1,000 steps")
         | measured(77.11, 44.0, 400.0)
         | done
-        | {"curve": curve(1000, 1.1, 1), "eval_curve": [[250, 61.0], [500, 72.2], [1000, 77.11]]},
+        | {"curve": curve(1000, 1.1, 1)},
         row("int8", "INT8", published={"f1": 92.48, "exact_match": 85.95}, published_note="on 4 example GPUs")
         | measured(76.22, 22.0, 101.1)
         | done
-        | {"curve": curve(1000, 1.2, 2), "quantizers": quantizers(12, 3), "eval_curve": [[250, 66.0], [1000, 76.22]]},
+        | {"curve": curve(1000, 1.2, 2), "quantizers": quantizers(12, 3), "published_label": "INT8, with 4 GPUs"}
+        | {"latency_spread_ms": {"OpenVINO": [21.33, 23.44]}, "load": {"average": 3.31, "cores": 2}},
         row("jpqd", "JPQD: pruned, quantized and distilled", model="the same, 1,000 steps")
         | measured(74.33, 11.0, 55.5)
         | done
-        | {"curve": curve(1000, 1.6, 4), "sparsity": sparsity(12), "zeros": 22_222_222, "eval_curve": [[1000, 74.33]]},
+        | {"curve": curve(1000, 1.6, 4), "sparsity": sparsity(12), "zeros": 22_222_222},
         row("magnitude-int8", "INT8, 80 % magnitude") | measured(75.55, 21.0, 101.0) | done,
         row("adapter-fp32", "Adapter", published={"f1": None, "exact_match": 84.0}, status="not run here")
         | {"reason": "wants more memory than this machine has"},
@@ -200,6 +201,11 @@ def test_everything_is_in_it() -> None:
         "scale",
         "cpu",
         "a slice is never the data set",
+        "not the budget: compressed rows train on from the FP32 row",
+        "left to itself, it computes them in bfloat16",
+        "The load was 3.3 on 2 cores",
+        "published: INT8, with 4 GPUs; on 4 example GPUs",
+        "21.33–23.44",
         "Example processor, 2 cores",
         "v0.0",
         "torch 0.0.0",
@@ -210,8 +216,8 @@ def test_everything_is_in_it() -> None:
     assert "4 measured, 3 not run here, 1 failed" in words and "0123456789abcdef" * 4 in words
     # INT8 less FP32 in the same runtime; and what stands in the place of missing figures.
     assert "−0.89" in words and "no file" in words and "No charts" in words
-    # Two scatters, the loss, one evaluation; ranges: 6 weights and 4 activations by layer, the others; zeros.
-    assert page.count("svg") == 4 + (6 + 1) + (4 + 1) + 1
+    # Two scatters, the loss; ranges: 6 weights and 4 activations by layer, the others; zeros.
+    assert page.count("svg") == 3 + (6 + 1) + (4 + 1) + 1
 
 
 def test_page_is_sound() -> None:
@@ -313,6 +319,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("tasks.squad.rows.0.label", None, "rows[0].label is null, but must be a text"),
     ("tasks.squad.rows.0.latency_ms", {"torch": "fast"}, "rows[0].latency_ms"),
     ("tasks.squad.rows.0.measured", {"torch": 93.2}, "rows[0].measured"),
+    ("tasks.squad.rows.0.latency_spread_ms", {"torch": 1.0}, "rows[0].latency_spread_ms"),
+    ("tasks.squad.rows.0.load", {"average": 1.0}, "rows[0].load"),
     ("tasks.squad.rows.0.curve", [[1, 2, 3]], "must be a list of [step, value]"),
     ("tasks.squad.rows.1.quantizers", [{"name": "x"}], "rows[1].quantizers"),
     ("tasks.squad.rows.2.sparsity", [{"name": "x", "shape": 3, "sparsity": 0}], "whose shape is a list"),

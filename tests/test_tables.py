@@ -1,6 +1,9 @@
 """`make tables`: its steps go on after anything, and repeat only what has changed; failures stay where they are."""
 
 import json
+import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import harness, render, tables
+from benchmarks import adapter_rows, harness, render, tables
 from benchmarks.report_check import check_results
 from benchmarks.reproduce import jobs, judging, results
 from benchmarks.reproduce.figures import Row, Task
@@ -125,7 +128,8 @@ class Lab:
 
     def speeds(self, done: list[jobs.Job], quantized: dict[str, bool]) -> dict[str, Any]:
         self.timed.append([job.name for job in done])
-        return {job.name: {"latency_ms": {"torch": 1.0}, "throughput": {"torch": 2.0}} for job in done}
+        speed = {"latency_ms": {"torch": 1.0}, "throughput": {"torch": 2.0}}
+        return {job.name: {**speed, "load": {"average": 1.5, "cores": 2}} for job in done}
 
     def make(self, *chosen: str, **given: Any) -> dict[str, Any]:
         """What one call of the command does; forgets what ran before."""
@@ -178,6 +182,7 @@ def test_what_a_row_says(lab: Lab) -> None:
     assert "--model_name_or_path MODEL --output_dir runs/tables/cpu/words/fp32/model" in first["run_command"]
     assert "--teacher_model_or_path runs/tables/cpu/words/int8/model" in extra["run_command"]
     assert first["commit"] and first["seconds"] >= 0 and first["model"] == "small, 4 steps"
+    assert (extra["published_label"], first["published_label"]) == (None, None)
     assert (never["reason"], never["command"]) == (
         "SCALE=cpu has no smaller form of it",
         "python scripts/train.py sst2 -- never",
@@ -185,6 +190,104 @@ def test_what_a_row_says(lab: Lab) -> None:
     assert (extra["label"], extra["published"]) == ("something of our own", None)
     assert [one["file"] for one in task["data"]] == ["train.tsv", "dev.tsv"]
     assert task["title"] == "words" and task["published_title"] == "the task words"
+
+
+def test_a_label_of_the_scale_wins(lab: Lab) -> None:
+    """What stands for a published row on a small machine is not that row."""
+    lab.scales.write_text(SCALE.replace('what = "2 further steps"', 'what = "2 further steps"\nlabel = "small INT8"'))
+    for chosen in ("words", "texts"):
+        made = lab.make(chosen)
+        one = made["tasks"]["words"]["rows"][1]
+        assert (one["label"], one["published_label"], one["published"]) == ("small INT8", "INT8", {"accuracy": 89.0})
+    assert "| small INT8 (published: INT8) | 89.00 | 50.00 |" in results.table(made)
+
+
+def test_steps_of_before_are_still_valid(lab: Lab) -> None:
+    """What identifies a step must not change: trainings take hours."""
+    lab.make()
+    names = {"train": "words/int8/train", "judge": "words/int8/judge", "speed": "words/speed"}
+    found = {kind: json.loads((lab.out / f"{name}.done.json").read_text()) for kind, name in names.items()}
+    assert found["train"]["command"].startswith(
+        "python DATA/run_words.py --seed 1 --use_cpu --max_steps 2 --nncf_config"
+    )
+    assert set(found["train"]["inputs"]) == {
+        "train.tsv",
+        "dev.tsv",
+        "nncf_configs/nncf_config.json",
+        "the result of words/fp32",
+    }
+    assert found["judge"]["command"] == "class glue sst2 sentence 8"
+    assert set(found["judge"]["inputs"]) == {"the model", "dev.tsv"}
+    assert found["speed"]["command"] == "latency and throughput, 8 tokens"
+    assert set(found["speed"]["inputs"]) == set(ALL[:3])
+
+
+def test_speeds_have_a_spread_and_a_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = {"a": 0, "b": 0}
+
+    def runtime(name: str) -> Callable[[Any], None]:
+        def run(inputs: Any) -> None:
+            calls[name] += 1
+
+        return run
+
+    def latency_ms(runtimes: Any, inputs: Any, repeats: int, warm_up: int) -> dict[str, float]:
+        for run in runtimes.values():
+            run(inputs)
+        return {name: 1.0 + calls[name] for name in runtimes}
+
+    model = type("Model", (), {"config": type("Config", (), {"vocab_size": 100})})
+    plans = [_job(name) for name in calls]
+    monkeypatch.setattr(judging, "_load", lambda job: model)
+    monkeypatch.setattr(judging, "open_runtime", lambda name, variant, model, exact: runtime(variant.name))
+    monkeypatch.setattr(judging, "RUNTIMES", ("OpenVINO",))
+    monkeypatch.setattr("nncf_transformers.evaluation.latency_ms", latency_ms)
+    monkeypatch.setattr("os.getloadavg", lambda: (3.456, 0.0, 0.0))
+    found = judging.speeds(plans, dict.fromkeys(calls, True))["b"]
+    # 20 calls after 3 that do not count, each a millisecond slower than the one before.
+    assert found["latency_ms"] == {"OpenVINO": 14.5} and found["latency_spread_ms"] == {"OpenVINO": [9.25, 19.75]}
+    assert found["load"] == {"average": 3.46, "cores": os.cpu_count()}
+    assert found["throughput"]["OpenVINO"] == pytest.approx(1e3 * 16 / 27.5, abs=0.01)
+
+
+def _job(name: str) -> jobs.Job:
+    judged = jobs.Judging("class", None, ("glue", "sst2"), ("sentence",), 8, 8)
+    return jobs.Job(name, "", Path(name), (), {}, {}, (), judged, "", {})
+
+
+def test_a_busy_machine_is_said(lab: Lab) -> None:
+    made = lab.make("words")
+    task = made["tasks"]["words"]
+    assert "The load was" not in results.table(made)
+    for one in task["rows"]:
+        one |= {"latency_ms": {"OpenVINO": 12.34}, "latency_spread_ms": {"OpenVINO": [11.94, 13.06]}}
+    task["rows"][1]["load"] = {"average": 2.41, "cores": 2}
+    text = results.table(made)
+    assert "The load was 2.4 on 2 cores when speeds were measured: other work may have slowed them." in text
+    assert "| 12.3 (11.9–13.1) |" in text and harness.FLOAT32 in text
+    # Those of before have neither.
+    for one in task["rows"]:
+        del one["latency_spread_ms"], one["load"]
+    check_results(made)
+    assert "| 12.3 |" in results.table(made)
+
+
+def test_a_score_of_unknown_kind_is_measured() -> None:
+    published = Row("k", "K", {"score": 90.0}, "which metric was not said", "a paper", "c", "a GPU", score="accuracy")
+    trained = dict.fromkeys(("command", "seconds", "commit", "date", "resumed_from"))
+    value = {"measured": {"torch": {"accuracy": 88.0}}}
+    one = results.measured_row(_job("t/k"), published, trained, {"value": value, "commit": "abc"})
+    assert one["measured"] == {"torch": {"accuracy": 88.0, "score": 88.0}}
+    assert value == {"measured": {"torch": {"accuracy": 88.0}}}
+
+
+def test_work_that_was_not_committed_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    tables._say_commits({"tasks": {}, "overlay_commit": "abc"})
+    assert capsys.readouterr().out == ""
+    tables._say_commits({"tasks": {"t": {"rows": [{"commit": "abc-dirty"}]}}, "overlay_commit": "def"})
+    assert "warning: files differed from the commit (abc-dirty)" in capsys.readouterr().out
+    tables._say_commits({"tasks": {}, "overlay_commit": "abc-dirty"})
+    assert "(abc-dirty)" in capsys.readouterr().out
 
 
 def test_changed_data_repeats_its_task_only(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
@@ -351,6 +454,7 @@ def test_rows_measured_before(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None
     perplexity = dict.fromkeys(harness.RUNTIMES, 20.0)
     record = {
         "overlay_commit": "abc",
+        "arguments": ["benchmarks/language.toml (sha256 0…)"],
         "date": "2026-01-01",
         "seconds": {"qat": 5},
         "results": {"qat": {"perplexity": perplexity, "size_mb": perplexity, "latency_ms": perplexity}},
@@ -364,6 +468,18 @@ def test_rows_measured_before(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None
     )
 
 
+def test_a_row_measured_before_says_its_budget() -> None:
+    scale = jobs.load_scale("cpu")
+    one = next(row for row in scale["tasks"]["squad-adapter"]["rows"] if row["key"] == "int8")
+    file = ROOT / "benchmarks/measured" / f"{one['record']}.json"
+    plan = jobs.Earlier("squad-adapter/int8", "", file, one["result"], one["what"], one["made_by"])
+    words = shlex.split(str(results.earlier_row(plan, None)["run_command"]))
+    assert words[:2] == ["make", "measure-adapters"]
+    extra = next(word for word in words if word.startswith("EXTRA=")).removeprefix("EXTRA=")
+    assert shlex.split(extra) == json.loads(file.read_text())["arguments"]
+    assert adapter_rows._steps(shlex.split(extra)) > 0
+
+
 def test_the_table(lab: Lab) -> None:
     def fail(command: list[str]) -> None:
         raise harness.CommandError(1, "error: a | b")
@@ -371,6 +487,7 @@ def test_the_table(lab: Lab) -> None:
     lab.breaks = {"words/int8": fail}
     made = lab.make()
     text = results.table(made)
+    assert "| non-zero parameters M |" in text
     assert "| FP32 | 90.00 | 50.00 | 50.00 | 50.00 | – | – | – | 0.00 | 0 |" in text
     assert "| INT8 | 89.00 | failed: error: a ¦ b |" in text
     assert text.endswith("`benchmarks/measured/tables-cpu.json`: words 1, idle 1.")
@@ -431,9 +548,13 @@ def test_scales_fit_the_figures() -> None:
         seen: set[str] = set(jobs.MODELS)
         for task, table in scale.get("tasks", {}).items():
             published = {one.key for one in figures[task].rows}
+            labels = {one.key: one.label for one in figures[task].rows}
             for one in table["rows"]:
                 place = f"{name}/{task}/{one['key']}"
                 assert one["key"] in published or "label" in one, place
+                # A year, a version or a number of layers is that of the publication.
+                told = one.get("label", labels.get(one["key"], ""))
+                assert not re.search(r"\d{4}|version|12 layers", told), place
                 assert {one.get("start", "MODEL"), one.get("teacher", "MODEL")} <= seen, place
                 assert one.get("methods", "jpqd-40") in methods, place
                 for key in ("nncf_config", "recipe"):

@@ -22,7 +22,7 @@ from benchmarks.harness import ROOT, circumstances
 from benchmarks.peers.artefacts import Workshop, environment_of
 from benchmarks.peers.methods import METHODS, Method
 from benchmarks.peers.samples import LENGTH, SAMPLES
-from benchmarks.peers.score import compare, score_file
+from benchmarks.peers.score import compare, keep_question_f1, paired, score_file
 from benchmarks.peers.table import table
 from benchmarks.peers.timing import Plan, Worker, measure
 from nncf_transformers.errors import CompressionError, UsageError
@@ -37,6 +37,7 @@ def main(words: list[str] | None = None) -> int:
         workshop = _workshop(args)
         reasons = _produce(args, workshop)
         rows = [_row(workshop, method, runtime, reasons) for method in METHODS for runtime in method.runtimes]
+        _compare_ours(workshop, rows)
         if not args.no_timing:
             _time(args, workshop, rows)
         record = _record(args, workshop, rows)
@@ -84,6 +85,8 @@ def _produce(args: argparse.Namespace, workshop: Workshop) -> dict[str, str]:
             if reason:
                 print(f"  {method.key} in {runtime}: {reason}", flush=True)
                 reasons[f"{method.key}/{runtime}"] = reason
+                continue
+            keep_question_f1(score_file(workshop.folder(method), runtime), workshop.files["dev"])
     return reasons
 
 
@@ -97,14 +100,29 @@ def _row(workshop: Workshop, method: Method, runtime: str, reasons: dict[str, st
     file = score_file(workshop.folder(method), runtime)
     first = METHODS[0]
     reference = score_file(workshop.folder(first), first.runtimes[0])
+    usable = not (reasons.get(first.key) or reasons.get(f"{first.key}/{first.runtimes[0]}"))
     made = workshop.made(method)
     return row | {
         "what": made["what"],
         "seconds": made["seconds"],
         "metrics": json.loads(file.read_text(encoding="utf-8"))["metrics"],
-        **(compare(file, reference) if reference.is_file() else dict.fromkeys(("same_as_fp32", "kl_to_fp32"))),
+        **(compare(file, reference) if usable else dict.fromkeys(("same_as_fp32", "kl_to_fp32", "f1_to_fp32"))),
         "size_mb": workshop.size_mb(method, runtime),
     }
+
+
+def _compare_ours(workshop: Workshop, rows: list[dict[str, Any]]) -> None:
+    """Add ``f1_to_peers`` to our rows: by ``key/runtime`` of a peer, the paired difference of F1 and its error."""
+    f1 = {}
+    for row in rows:
+        if not row["reason"]:
+            text = score_file(workshop.out / row["key"], row["runtime"]).read_text(encoding="utf-8")
+            f1[f"{row['key']}/{row['runtime']}"] = (row["kind"], json.loads(text)["question_f1"])
+    peers = {name: values for name, (kind, values) in f1.items() if kind == "peer"}
+    for row in rows:
+        if row["kind"] == "ours" and not row["reason"]:
+            own = f1[f"{row['key']}/{row['runtime']}"][1]
+            row["f1_to_peers"] = {name: paired(own, values) for name, values in peers.items()}
 
 
 def _time(args: argparse.Namespace, workshop: Workshop, rows: list[dict[str, Any]]) -> None:
@@ -138,7 +156,12 @@ def _time(args: argparse.Namespace, workshop: Workshop, rows: list[dict[str, Any
 
 
 def _record(args: argparse.Namespace, workshop: Workshop, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    from transformers import AutoConfig
+
+    from nncf_transformers.data import read_squad
+
     arguments = ["--samples", str(args.samples), "--threads", str(args.threads), "--batch", str(args.batch)]
+    config, dev = AutoConfig.from_pretrained(args.model), workshop.files["dev"]
     return {
         "name": args.json.stem,
         "kind": "peers",
@@ -146,6 +169,9 @@ def _record(args: argparse.Namespace, workshop: Workshop, rows: list[dict[str, A
         "title": args.title,
         "arguments": arguments,
         "model": args.model.name,
+        "model_shape": f"{config.model_type}, {config.num_hidden_layers} layers of width {config.hidden_size}",
+        "questions": len(read_squad(dev)),
+        "what": args.what or f"{dev.name} of a folder that was given: a split of that name, not necessarily SQuAD's",
         "model_sha256": workshop.identity["model_sha256"],
         "length": args.length,
         "batch": args.batch,
@@ -178,6 +204,7 @@ def _parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--pin", default="v4.57", help="whose run_qa trains it (default: %(default)s)")
     parser.add_argument("--train-flags", default="", help="more flags of that run_qa")
     parser.add_argument("--title", default="Extractive QA: the same FP32 model through other projects' INT8 and ours")
+    parser.add_argument("--what", help="what the questions really are (default: that the file's name does not say it)")
     parser.add_argument("--samples", type=int, default=SAMPLES, help="to calibrate on (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of every method (default: all)")

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import ROOT
-from benchmarks.peers.methods import FILES, METHODS, TRAINED_BY, Method, trained_by
-from benchmarks.peers.score import score_file
+from benchmarks.peers.methods import FILES, METHODS, OWN_PRECISION, TRAINED_BY, Method, trained_by
+from benchmarks.peers.score import score_file, write_score
 from nncf_transformers.data import sha256_of
 
 PACKAGES = (
@@ -29,9 +29,9 @@ PACKAGES = (
     "neural_compressor",
 )
 _LONGEST_REASON = 200
-# Our best recipe for few steps: the FP32 model is the teacher.
+# As `make measure` has it. The FP32 model as teacher would hold the INT8 one where FP32 is.
 _TRAINING = "--max_seq_length 256 --doc_stride 85 --pad_to_max_length False --per_device_train_batch_size 16 "
-_TRAINING += "--learning_rate 3e-5 --warmup_ratio 0.1 --save_strategy no --report_to none --distillation_weight 0.5"
+_TRAINING += "--learning_rate 3e-5 --warmup_ratio 0.1 --save_strategy no --report_to none"
 
 
 class Workshop:
@@ -113,12 +113,11 @@ class Workshop:
         file = score_file(self.folder(method), runtime)
         command = [self._python, "-m", "benchmarks.peers.score", runtime, self.folder(method)]
         command += ["--model", self._args.model, "--dev", self.files["dev"], "--threads", self._args.threads]
-        reason = self._call([*command, *_exact(method.key)], file.with_suffix(".log"))
+        reason = self._call([*command, *_exact(method.key, runtime)], file.with_suffix(".log"))
         if reason is not None:
             file.with_suffix(".failed").write_text(reason + "\n", encoding="utf-8")
             return reason
-        score = json.loads(file.read_text(encoding="utf-8")) | {"dev_sha256": self._dev_identity()}
-        file.write_text(json.dumps(score) + "\n", encoding="utf-8")
+        write_score(file, json.loads(file.read_text(encoding="utf-8")) | {"dev_sha256": self._dev_identity()})
         file.with_suffix(".failed").unlink(missing_ok=True)
         return None
 
@@ -132,7 +131,7 @@ class Workshop:
             self._args.length,
             "--rows",
             self._args.batch,
-            *_exact(key),
+            *_exact(key, runtime),
         ]
         return [str(word) for word in command]
 
@@ -191,7 +190,7 @@ class Workshop:
         return shlex.join([*words, *shlex.split(args.train_flags)])
 
     def _train(self) -> str | None:
-        """INT8 training with distillation by the patched run_qa; returns why it failed."""
+        """INT8 training by the patched run_qa; returns why it failed."""
         from overlay.errors import OverlayError
         from scripts.train import script_path
 
@@ -203,7 +202,7 @@ class Workshop:
         command: list[Any] = [sys.executable, script, "--model_name_or_path", args.model, "--do_train"]
         command += ["--train_file", self.files["train"], "--validation_file", self.files["dev"]]
         command += ["--nncf-config", ROOT / "nncf_configs" / "nncf_bert_config_squad.json"]
-        command += ["--teacher_model_or_path", args.model, "--output_dir", self._int8(), "--overwrite_output_dir"]
+        command += ["--output_dir", self._int8(), "--overwrite_output_dir"]
         command += shlex.split(self._training())
         shutil.rmtree(self._int8(), ignore_errors=True)
         start = time.perf_counter()
@@ -257,9 +256,9 @@ def environment_of(threads: int, peers: Path) -> dict[str, str]:
     }
 
 
-def _exact(key: str) -> list[str]:
+def _exact(key: str, runtime: str) -> list[str]:
     """FP32 is computed in float32; left to itself, OpenVINO takes bfloat16 where the processor has it."""
-    return ["--exact"] if key == "fp32" else []
+    return ["--exact"] if key == "fp32" and runtime != OWN_PRECISION else []
 
 
 def _versions(python: Path) -> dict[str, str]:

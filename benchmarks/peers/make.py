@@ -86,7 +86,7 @@ def _from_torch(args: argparse.Namespace, samples: list[dict[str, Any]]) -> str:
         known = trained_by(args.int8)
         if not known:
             return "trained before, by flags that are not known here"
-        return f"run_qa {known['flags']} --nncf-config {CONFIG.name}, the FP32 model as teacher ({known['seconds']} s)"
+        return f"run_qa {known['flags']} --nncf-config {CONFIG.name} ({known['seconds']} s)"
     model = AutoModelForQuestionAnswering.from_pretrained(args.model).eval()
     if args.key == "fp32":
         _export(model, args.out)

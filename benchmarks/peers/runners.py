@@ -1,8 +1,8 @@
 """Run an artefact in its runtime, with as little around it as there can be.
 
-Memory is measured in processes that have loaded nothing else, so a runtime's library is imported where it is used, and
-:mod:`nncf_transformers`, which needs torch, is not used here. Every runner takes inputs by name, int64 of shape
-(batch, sequence), and returns (start logits, end logits), float32.
+Memory is measured in processes that have loaded nothing else, so a runtime's library is imported where it is used
+(:mod:`nncf_transformers.runtimes` does so, too). Every runner takes inputs by name, int64 of shape (batch, sequence),
+and returns (start logits, end logits), float32.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks.peers.methods import OWN_PRECISION
+from nncf_transformers.runtimes import onnx_runtime
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
 Inputs = Mapping[str, np.ndarray]
@@ -26,10 +29,10 @@ def load(runtime: str, folder: Path, threads: int, *, model: Path, exact: bool =
         model: the FP32 checkpoint, for the configuration of a torch model.
         exact: OpenVINO shall compute floating point in float32 where it would choose bfloat16.
     """
-    if runtime == "OpenVINO":
+    if runtime in ("OpenVINO", OWN_PRECISION):
         return _openvino(folder / "openvino_model.xml", threads, exact)
     if runtime == "ONNX Runtime":
-        return _onnx(folder / "model.onnx", threads)
+        return onnx_runtime(folder / "model.onnx", threads)
     import torch
 
     torch.set_num_threads(threads)
@@ -40,6 +43,7 @@ def load(runtime: str, folder: Path, threads: int, *, model: Path, exact: bool =
 
 
 def _openvino(path: Path, threads: int, exact: bool) -> Runner:
+    """As :func:`nncf_transformers.runtimes.openvino_runtime`, for models whose outputs have no names: NNCF's own."""
     import openvino
 
     options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
@@ -53,17 +57,6 @@ def _openvino(path: Path, threads: int, exact: bool) -> Runner:
         return tuple(result[port].copy() for port in compiled.outputs)
 
     return run
-
-
-def _onnx(path: Path, threads: int) -> Runner:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
-    names = [value.name for value in session.get_inputs()]
-    return lambda inputs: tuple(session.run(None, {name: inputs[name] for name in names}))
 
 
 def _state(path: Path, model: Path) -> Any:

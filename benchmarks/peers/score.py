@@ -2,20 +2,25 @@
 
 All artefacts are judged by the same code: windows of 384 tokens that overlap by 128, the best span of the 20 likeliest
 starts and ends. The figures go to ``score-RUNTIME.json`` in the artefact's folder, the logits to a file beside it, so
-that the distributions can be compared with those of FP32.
+that the distributions can be compared with those of FP32. F1 is kept for each question: two methods answer the same
+ones, so that the difference of their means has far less chance in it than either mean.
 """
 
 import argparse
 import json
 import logging
+import math
+import statistics
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.peers.samples import LENGTH
+from nncf_transformers.errors import IntegrityError
 
 
 def score_file(folder: Path, runtime: str) -> Path:
@@ -23,7 +28,49 @@ def score_file(folder: Path, runtime: str) -> Path:
     return folder / f"score-{runtime.lower().replace(', ', '-').replace(' ', '-')}.json"
 
 
-def compare(file: Path, reference: Path) -> dict[str, float]:
+def question_f1(answers: Sequence[str], dev: Path) -> list[float]:
+    """F1 of each answer, in percent, in the order of the file's questions."""
+    from nncf_transformers.data import read_squad
+    from nncf_transformers.metrics.squad.squad import best, token_f1
+
+    examples = zip(answers, read_squad(dev), strict=True)
+    return [round(100 * best(token_f1, answer, list(example.answers)), 4) for answer, example in examples]
+
+
+def keep_question_f1(file: Path, dev: Path) -> dict[str, Any]:
+    """Add ``question_f1`` to a score that was made before it was kept; returns the score.
+
+    Raises:
+        IntegrityError: the answers do not give the F1 that stands beside them.
+    """
+    score: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    if "question_f1" not in score:
+        score["question_f1"] = question_f1(score["answers"], dev)
+        found = statistics.fmean(score["question_f1"])
+        if abs(found - score["metrics"]["f1"]) > 0.01:
+            raise IntegrityError(
+                f"{file}: its answers have F1 {found:.2f} on {dev.name}, it says {score['metrics']['f1']:.2f}; "
+                "delete it to have them judged again"
+            )
+        write_score(file, score)
+    return score
+
+
+def write_score(file: Path, score: Mapping[str, Any]) -> None:
+    """Write a score whole or not at all."""
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(json.dumps(score) + "\n", encoding="utf-8")
+    temporary.replace(file)
+
+
+def paired(values: Sequence[float], others: Sequence[float]) -> list[float]:
+    """Mean difference of two series over the same questions, and its standard error."""
+    differences = [a - b for a, b in zip(values, others, strict=True)]
+    error = statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
+    return [round(statistics.fmean(differences), 3), round(error, 3)]
+
+
+def compare(file: Path, reference: Path) -> dict[str, Any]:
     """Compare two scores' answers and distributions.
 
     Args:
@@ -33,13 +80,19 @@ def compare(file: Path, reference: Path) -> dict[str, float]:
     Returns:
         ``same_as_fp32``: percent of equal answers. ``kl_to_fp32``: mean over windows, starts and ends of the
         Kullback-Leibler divergence KL(FP32, other) between the distributions over a window's tokens, in nats.
+        ``f1_to_fp32``: see :func:`paired`; both scores must have passed :func:`keep_question_f1`.
     """
-    answers, others = (json.loads(path.read_text(encoding="utf-8"))["answers"] for path in (file, reference))
+    score, base = (json.loads(path.read_text(encoding="utf-8")) for path in (file, reference))
+    answers, others = score["answers"], base["answers"]
     same = sum(a == b for a, b in zip(answers, others, strict=True)) / len(answers)
     with np.load(file.with_suffix(".npz")) as q, np.load(reference.with_suffix(".npz")) as p:
         # Padding was set to minus infinity, where both probabilities are nothing.
         terms = [np.where(np.isfinite(p[k]), np.exp(p[k]) * (_zeros(p[k]) - _zeros(q[k])), 0).sum(-1) for k in p.files]
-    return {"same_as_fp32": round(100 * same, 2), "kl_to_fp32": round(max(float(np.concatenate(terms).mean()), 0), 5)}
+    return {
+        "same_as_fp32": round(100 * same, 2),
+        "kl_to_fp32": round(max(float(np.concatenate(terms).mean()), 0), 5),
+        "f1_to_fp32": paired(score["question_f1"], base["question_f1"]),
+    }
 
 
 class Recorder:
@@ -84,10 +137,8 @@ def main() -> int:
     path = score_file(args.folder, args.runtime)
     np.savez(path.with_suffix(".npz"), *runner.logarithms)
     seconds = round(time.perf_counter() - start, 1)
-    text = json.dumps({"metrics": metrics, "seconds": seconds, "answers": answers})
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
+    each = question_f1(answers, args.dev)
+    write_score(path, {"metrics": metrics, "seconds": seconds, "answers": answers, "question_f1": each})
     return 0
 
 

@@ -3,7 +3,7 @@
 import shlex
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,10 @@ class Row:
         published: figures by metric, percentages but for the perplexity; None where none were published.
         note: under which conditions, and what else a reader has to know.
         source: where they were published.
-        command: what repeats it, one shell line.
+        command: what repeats it, one shell line. Those of scripts/train.py get an output folder of their own here.
         wants: the hardware, and what else the command needs.
+        score: of what is measured, that which stands beside a published ``score`` of unknown kind.
+        lacks: what this project lacks for the row; the command is then only the nearest, and not run for it.
     """
 
     key: str
@@ -38,6 +40,8 @@ class Row:
     source: str
     command: str
     wants: str
+    score: str = ""
+    lacks: str = ""
 
     @property
     def train_words(self) -> list[str] | None:
@@ -83,6 +87,7 @@ def _task(name: str, system: str, table: Mapping[str, Any], file: str) -> Task:
             Row(**{"published": None, **{k: v for k, v in {**common, **row}.items() if k in Row.__annotations__}})
             for row in table["rows"]
         )
+        rows = tuple(replace(row, command=_with_folder(row.command, f"{name}-{row.key}")) for row in rows)
         task = Task(name, system, table["title"], table["source"], tuple(table["metrics"]), rows)
     except (KeyError, TypeError) as error:
         raise UsageError(f"{file}: the task {name}: {error}; see benchmarks/published/README.md") from error
@@ -92,6 +97,15 @@ def _task(name: str, system: str, table: Mapping[str, Any], file: str) -> Task:
     if len({row.key for row in rows}) < len(rows):
         raise UsageError(f"{file}: the task {name}: a key stands twice")
     return task
+
+
+def _with_folder(command: str | None, folder: str) -> Any:
+    """Name the output folder: a second training in the folder of another would go on from its checkpoints."""
+    start = shlex.join(OURS)
+    if not command or not command.startswith(f"{start} ") or "--out " in command:
+        return command
+    own, dashes, extra = command.partition(" -- ")
+    return f"{own} --out runs/v4.57/{folder}{dashes}{extra}"
 
 
 def choose(tasks: Mapping[str, Task], names: list[str]) -> list[str]:

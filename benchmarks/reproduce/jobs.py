@@ -65,7 +65,7 @@ class Job:
 
     Attributes:
         name: ``task/key``.
-        label: of the row, where no published row has its key.
+        label: of the row, where the published row of its key is not what it is, or there is none; or empty.
         folder: for all that it makes.
         words: the command line, without what is for resuming.
         files: that it writes before it runs, by path.
@@ -154,7 +154,7 @@ def scale_jobs(scale: Mapping[str, Any], setting: Setting) -> dict[str, Plan]:
         folder, reason = _link_data(table, setting, task)
         for row in table["rows"]:
             name = f"{task}/{row['key']}"
-            label = row.get("label", row["key"])
+            label = row.get("label", "")
             why = reason if "record" not in row else None
             why = why or _missing_model(row, setting, plans)
             if why:
@@ -284,6 +284,7 @@ def full_jobs(figures: Mapping[str, Task], table: Mapping[str, Any], setting: Se
     """The published command lines that scripts/train.py composes, with the hub's models and data."""
     makers = _makers(figures, setting.pin)
     plans: dict[str, Plan] = {}
+    parser = train.make_parser(tomllib.loads(COMMANDS.read_text(encoding="utf-8")))
     first: dict[str, str] = {}
     for task in figures.values():
         for row in task.rows:
@@ -291,8 +292,13 @@ def full_jobs(figures: Mapping[str, Task], table: Mapping[str, Any], setting: Se
             if words is None:
                 plans[name] = Missing(name, row.label, "its command is not one of scripts/train.py: run it by hand")
                 continue
-            if first.setdefault(row.command, name) != name:
-                plans[name] = Missing(name, row.label, f"has the same command as {first[row.command]}, see there")
+            if row.lacks:
+                plans[name] = Missing(name, row.label, row.lacks)
+                continue
+            args, extra = train.parse_with_extra(parser, words)
+            same = repr((vars(args) | {"out": None}, extra))
+            if first.setdefault(same, name) != name:
+                plans[name] = Missing(name, row.label, f"has the same command as {first[same]}, see there")
                 continue
             try:
                 plans[name] = _full_job(name, row, words, makers, table, setting)

@@ -1,6 +1,8 @@
 """Judge a trained model: metrics in every runtime, sizes, what it is like inside, and its speed beside the others."""
 
 import json
+import os
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,11 +59,12 @@ def speeds(jobs: Sequence[Job], quantized: Mapping[str, bool]) -> dict[str, Any]
         quantized: by job's name.
 
     Returns:
-        By job's name: ``latency_ms`` and ``throughput``, by runtime.
+        By job's name: ``latency_ms`` (median), ``latency_spread_ms`` (quartiles) and ``throughput``, by runtime; and
+        ``load``, of the whole machine meanwhile (the average of a minute) beside its ``cores``.
     """
-    from nncf_transformers.evaluation import latency_ms
-
-    results: dict[str, Any] = {job.name: {"latency_ms": {}, "throughput": {}} for job in jobs}
+    names = ("latency_ms", "latency_spread_ms", "throughput")
+    results: dict[str, Any] = {job.name: {name: {} for name in names} for job in jobs}
+    loads = []
     length = jobs[0].judging.latency_length
     models = {job.name: _load(job) for job in jobs}
     for name in RUNTIMES:
@@ -69,12 +72,26 @@ def speeds(jobs: Sequence[Job], quantized: Mapping[str, bool]) -> dict[str, Any]
         runtimes = {
             job.name: open_runtime(name, job.variant, models[job.name], exact=not quantized[job.name]) for job in jobs
         }
-        for key, milliseconds in latency_ms(runtimes, _batch(models, 1, length), repeats=20).items():
-            results[key]["latency_ms"][name] = round(milliseconds, 2)
-        many = latency_ms(runtimes, _batch(models, THROUGHPUT_ROWS, length), repeats=4, warm_up=1)
-        for key, milliseconds in many.items():
-            results[key]["throughput"][name] = round(1e3 * THROUGHPUT_ROWS / milliseconds, 2)
-    return results
+        for key, times in _milliseconds(runtimes, _batch(models, 1, length), repeats=20, warm_up=3).items():
+            low, middle, high = statistics.quantiles(times, n=4)
+            results[key]["latency_ms"][name] = round(middle, 2)
+            results[key]["latency_spread_ms"][name] = [round(low, 2), round(high, 2)]
+        many = _milliseconds(runtimes, _batch(models, THROUGHPUT_ROWS, length), repeats=4, warm_up=1)
+        for key, times in many.items():
+            results[key]["throughput"][name] = round(1e3 * THROUGHPUT_ROWS / statistics.median(times), 2)
+        loads.append(round(os.getloadavg()[0], 2))
+    load = {"average": max(loads), "cores": os.cpu_count() or 1}
+    return {key: {**result, "load": load} for key, result in results.items()}
+
+
+def _milliseconds(
+    runtimes: Mapping[str, Any], inputs: Mapping[str, np.ndarray], repeats: int, warm_up: int
+) -> dict[str, list[float]]:
+    """The times of all calls; the runtimes take turns."""
+    from nncf_transformers.evaluation import latency_ms
+
+    turns = [latency_ms(runtimes, inputs, repeats=1, warm_up=0) for _ in range(warm_up + repeats)][warm_up:]
+    return {key: [turn[key] for turn in turns] for key in runtimes}
 
 
 def _batch(models: Mapping[str, Any], rows: int, length: int) -> dict[str, np.ndarray]:

@@ -1,11 +1,12 @@
 """Put together what `make tables` found out: the file of results, and its tables."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import RUNTIMES
+from benchmarks.harness import FLOAT32, RUNTIMES, load_words
 from benchmarks.reproduce.figures import Row, Task
 from benchmarks.reproduce.jobs import Earlier, Job
 
@@ -13,8 +14,8 @@ FORMAT = 1
 DONE, NOT_RUN, FAILED = "done", "not run here", "failed"
 # Everything that a row can say of a measurement.
 _MEASURED = (
-    "model measured latency_ms throughput size_mb parameters zeros curve eval_curve quantizers sparsity run_command "
-    "seconds reason"
+    "model measured latency_ms latency_spread_ms throughput load size_mb parameters zeros curve quantizers sparsity "
+    "run_command seconds reason"
 )
 
 
@@ -23,22 +24,23 @@ def row_of(key: str, label: str, published: Row | None, status: str, **values: A
 
     Args:
         key: of the row.
-        label: where the row is not a published one.
+        label: of the scale's own, where there is no published row, or where this is not that; or empty.
         published: the published row that it stands for, if any.
         status: one of :data:`DONE`, :data:`NOT_RUN`, :data:`FAILED`.
         values: by name, see ``_MEASURED``.
     """
     empty = dict.fromkeys(_MEASURED.split())
-    return {"key": key, **_published(label, published), "status": status, **empty, **values}
+    return {"key": key, **_published(label or key, bool(label), published), "status": status, **empty, **values}
 
 
-def _published(label: str, row: Row | None) -> dict[str, Any]:
-    """What a row says of the publication."""
+def _published(label: str, own: bool, row: Row | None) -> dict[str, Any]:
+    """What a row says of the publication; an ``own`` label goes before the published one."""
     if row is None:
-        empty = dict.fromkeys(("published", "published_note", "source"))
+        empty = dict.fromkeys(("published_label", "published", "published_note", "source"))
         return {"label": label, **empty, "command": "", "wants": ""}
     return {
-        "label": row.label,
+        "label": label if own else row.label,
+        "published_label": row.label if own and label != row.label else None,
         "published": dict(row.published) if row.published is not None else None,
         "published_note": row.note,
         "source": row.source,
@@ -47,12 +49,18 @@ def _published(label: str, row: Row | None) -> dict[str, Any]:
     }
 
 
-def with_figures(before: Mapping[str, Any], task: Task) -> dict[str, Any]:
-    """A task of earlier results with the figures as they are published now; new rows are added."""
+def with_figures(before: Mapping[str, Any], task: Task, labels: Mapping[str, str]) -> dict[str, Any]:
+    """A task of earlier results with the figures as they are published now; new rows are added.
+
+    Args:
+        before: of the earlier results.
+        task: as it is published.
+        labels: the scale's own, by key.
+    """
     kept = {row["key"]: row for row in before["rows"]}
     rows = [
-        kept.pop(row.key, row_of(row.key, row.label, row, NOT_RUN, reason="was not asked for"))
-        | _published(row.label, row)
+        kept.pop(row.key, row_of(row.key, "", row, NOT_RUN, reason="was not asked for"))
+        | _published(labels.get(row.key, row.key), row.key in labels, row)
         for row in task.rows
     ]
     return {**before, "published_title": task.title, "source": task.source, "rows": [*rows, *kept.values()]}
@@ -63,6 +71,10 @@ def measured_row(
 ) -> dict[str, Any]:
     """A row that was trained and judged here; both are markers of steps."""
     values = {key: judged["value"].get(key) for key in _MEASURED.split() if key in judged["value"]}
+    if published is not None and published.score:
+        values["measured"] = {
+            runtime: {**scores, "score": scores.get(published.score)} for runtime, scores in values["measured"].items()
+        }
     values |= {
         "model": job.what,
         "run_command": trained["command"],
@@ -86,6 +98,10 @@ def earlier_row(plan: Earlier, published: Row | None) -> dict[str, Any]:
         seconds = record["seconds"][plan.result]
     else:
         measured, speed, seconds = {"OpenVINO": result["metrics"]}, {}, result["seconds"]
+    made_by = plan.made_by
+    # Where a record's arguments are flags, its command does not work without them: they are its budget.
+    if record["arguments"][:1] and record["arguments"][0].startswith("--"):
+        made_by += f" EXTRA={shlex.quote(shlex.join(record['arguments']))}"
     return row_of(
         plan.name.partition("/")[2],
         plan.label,
@@ -93,7 +109,7 @@ def earlier_row(plan: Earlier, published: Row | None) -> dict[str, Any]:
         DONE,
         model=plan.what,
         measured=measured,
-        run_command=plan.made_by,
+        run_command=made_by,
         seconds=seconds,
         commit=record["overlay_commit"],
         date=record["date"],
@@ -111,6 +127,8 @@ def table(results: Mapping[str, Any]) -> str:
             parts.append(f"**{name}: {task['title']}**\n\n{_task_table(task, rows)}{_task_words(task)}")
         if left := len(task["rows"]) - len(rows):
             idle.append(f"{name} {left}")
+    if any((row["latency_ms"] or {}).get("OpenVINO") for task in results["tasks"].values() for row in task["rows"]):
+        parts.append(f"In brackets: quartiles. {FLOAT32}")
     if idle:
         parts.append(
             "Rows that were not run here, each with its reason, its command and the hardware that it wants in "
@@ -122,28 +140,41 @@ def table(results: Mapping[str, Any]) -> str:
 def _task_table(task: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     metrics = " / ".join(task["metrics"])
     head = ["row", f"published: {metrics}", *(f"{name}: {metrics}" for name in RUNTIMES)]
-    head += ["IR MB", "OpenVINO ms", "OpenVINO rows/s", "parameters M", "trained s"]
+    head += ["IR MB", "OpenVINO ms", "OpenVINO rows/s", "non-zero parameters M", "trained s"]
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
     for row in rows:
         if row["status"] == FAILED:
-            lines.append([row["label"], _scores(row["published"], task["metrics"]), f"failed: {row['reason']}"])
+            lines.append([_label(row), _scores(row["published"], task["metrics"]), f"failed: {row['reason']}"])
             lines[-1] += [""] * (len(head) - len(lines[-1]))
             continue
         measured = row["measured"] or {}
         left = None if row["parameters"] is None else (row["parameters"] - (row["zeros"] or 0)) / 1e6
         lines.append(
             [
-                row["label"],
+                _label(row),
                 _scores(row["published"], task["metrics"]),
                 *(_scores(measured.get(name), task["metrics"]) for name in RUNTIMES),
                 _number((row["size_mb"] or {}).get("IR")),
-                _number((row["latency_ms"] or {}).get("OpenVINO")),
+                _latency(row),
                 _number((row["throughput"] or {}).get("OpenVINO")),
                 _number(left, 2),
                 _number(row["seconds"], 0) + (", resumed" if row.get("resumed_from") else ""),
             ]
         )
     return "\n".join(f"| {' | '.join(cell.replace('|', '¦') for cell in line)} |" for line in lines)
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    """What a row is, and what it stands for."""
+    published = row.get("published_label")
+    return f"{row['label']} (published: {published})" if published else str(row["label"])
+
+
+def _latency(row: Mapping[str, Any]) -> str:
+    """Median, and quartiles where they were kept."""
+    spread = (row.get("latency_spread_ms") or {}).get("OpenVINO")
+    text = _number((row["latency_ms"] or {}).get("OpenVINO"))
+    return f"{text} ({_number(spread[0])}–{_number(spread[1])})" if spread else text
 
 
 def _task_words(task: Mapping[str, Any]) -> str:
@@ -160,6 +191,8 @@ def _task_words(task: Mapping[str, Any]) -> str:
         if row["status"] == DONE:
             models.setdefault(row["model"], []).append(row["label"])
     parts += [f"{', '.join(labels)}: {model}" for model, labels in models.items()]
+    if words := load_words(task["rows"]):
+        parts.append(words)
     return f"\n\n{'. '.join(parts)}." if parts else ""
 
 

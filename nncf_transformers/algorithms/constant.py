@@ -15,6 +15,7 @@ from nncf_transformers.algorithms.masks import (
     masked_fraction,
     masks,
     refuse_masked,
+    settled_masks,
     target_layers,
 )
 from nncf_transformers.config import ConstantSparsityConfig
@@ -38,7 +39,12 @@ class ConstantSparsity(Algorithm):
         weights = [f"{layer}.weight" for layer in target_layers(self.config, model, batches[0])]
         if self.config.inherited:
             present = {name for name, _ in masks(model)}
-            weights = [name for name in weights if name not in present]
+        else:
+            # What a pruning has masked by then stays masked.
+            present = set(settled_masks(model, self.config.start_epoch))
+        if present.issuperset(weights):
+            return
+        weights = [name for name in weights if name not in present]
         if self.config.start_epoch > 0:
             refuse_masked(self.config, model, weights)
             for name in weights:

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from nncf_transformers.algorithms.base import Algorithm, Clock
-from nncf_transformers.algorithms.rates import check_pieces, rate_at
+from nncf_transformers.algorithms.rates import rate_at
 from nncf_transformers.config.model import LearningRateConfig
 
 
@@ -12,7 +12,6 @@ class LearningRate(Algorithm):
     """Says the model's learning rate; the compression sets it, for it knows the groups that have rates of their own."""
 
     def __init__(self, config: LearningRateConfig) -> None:
-        check_pieces(config.pieces, config.place or config.algorithm)
         self.config = config
         self._now: float | None = None
 

@@ -19,11 +19,13 @@ from nncf_transformers.algorithms.base import Algorithm, Batch, Clock
 from nncf_transformers.algorithms.masks import (
     Mask,
     add_mask,
+    apply_magnitude_binary_mask,
     lift,
     masked_fraction,
     masks,
     pool,
     refuse_masked,
+    settled_masks,
     target_layers,
 )
 from nncf_transformers.algorithms.ranking import importance, keep_in_groups, keep_largest, read_structure, zero_part
@@ -148,9 +150,17 @@ class MagnitudeSparsity(Algorithm):
             shapes = {name: tuple(mask.shape) for name, mask in self._by_parameter(model, kept).items()}
         else:
             shapes = {f"{layer}.weight": self._mask_shape(model, layer) for layer in layers}
-        refuse_masked(self.config, model, shapes)
-        for parameter, shape in shapes.items():
-            add_mask(model, parameter, shape, summed=self.config.importance == "movement")
+        summed, config = self.config.importance == "movement", self.config
+        taken: dict[str, Mask] = {}
+        if not config.regrow:
+            # A pruning that follows another one of the same weights goes on with its masks.
+            for name, mask in settled_masks(model, config.start_epoch).items():
+                if shapes.get(name) == tuple(mask.mask.shape) and (mask.accumulated is not None or not summed):
+                    taken[name] = mask
+        refuse_masked(config, model, [name for name in shapes if name not in taken])
+        for name, shape in shapes.items():
+            mask = taken.get(name) or add_mask(model, name, shape, summed=summed)
+            mask.settled = config.end_epoch if config.leave_enabled and not config.regrow else None
         self._masked = tuple(shapes)
 
     def begin(self, model: nn.Module, clock: Clock) -> None:
@@ -203,7 +213,12 @@ class MagnitudeSparsity(Algorithm):
         return {} if sparsity is None else {"sparsity": sparsity, "sparsity_level": self._level}
 
     def state(self) -> dict[str, Any]:
-        state = {"masked": list(self._masked), "level": self._level, "updated": self._updated}
+        state = {
+            "masked": list(self._masked),
+            "level": self._level,
+            "updated": self._updated,
+            "frozen": self._frozen,
+        }
         return state | {"initial": self._initial} if self._initial else state
 
     def load_state(self, model: nn.Module, state: Mapping[str, Any]) -> None:
@@ -212,7 +227,8 @@ class MagnitudeSparsity(Algorithm):
         self._updated = int(state["updated"])
         self._initial = dict(state.get("initial", {}))
         own = self._own_masks(model)
-        self._frozen = bool(own) and all(mask.frozen for mask in own.values())
+        # Checkpoints of before know it by the masks alone.
+        self._frozen = bool(state.get("frozen", own and all(mask.frozen for mask in own.values())))
         if self._by_unit and own:
             layers = {name.rpartition(".")[0] for name in own}
             self._groups = [group for group in self._fitting_groups(model) if layers.issuperset(group.members)]
@@ -264,8 +280,10 @@ class MagnitudeSparsity(Algorithm):
     def _update(self, model: nn.Module, schedule: Schedule, step: int) -> None:
         """Rank all weights anew and mask the smallest."""
         scores = self._scores(model)
+        if self._updated < 0 and self.config.initial_sparsity is not None:
+            self._warn_of_lost_zeros(model, scores)
         if self.config.initial_sparsity is None and not self._initial:
-            self._initial = {name: zero_part(model.get_parameter(f"{name}.weight")) for name in scores}
+            self._initial = {name: self._zero_part(model, name) for name in scores}
         own = self._own_masks(model)
         # What is masked has no gradient, so movement says nothing of it any more.
         if not self.config.regrow or self.config.importance == "movement":
@@ -278,7 +296,31 @@ class MagnitudeSparsity(Algorithm):
         self._level = schedule.level(step, zeros / max(1, weights))
         for name, mask in self._by_parameter(model, self._keep(scores, schedule, step)).items():
             # In place: masks of one group must not share their memory, or the model cannot be saved.
-            own[name].mask.copy_(mask)
+            own[name].mask.copy_(mask if self.config.regrow else mask & own[name].mask)
+
+    def _warn_of_lost_zeros(self, model: nn.Module, scores: Mapping[str, torch.Tensor]) -> None:
+        """Say that a schedule begins below the sparsity that the weights have, so that zeros are trained again."""
+        if self._by_unit:
+            return
+        sizes = {name: model.get_parameter(f"{name}.weight").numel() for name in scores}
+        zeros = sum(zero_part(model.get_parameter(f"{name}.weight")) * size for name, size in sizes.items())
+        zeros /= max(1, sum(sizes.values()))
+        first = float(self.config.initial_sparsity or 0.0)
+        if zeros > first + 0.01:
+            hint = " (init_sparsity: __FROM_PARAM__ in a recipe)" if not self.config.regrow else ""
+            logger.warning(
+                "%s: begins at %.0f %% zeros, and the weights have %.0f %%: the others are trained again; begin at "
+                "theirs to keep them%s",
+                self._place,
+                100 * first,
+                100 * zeros,
+                hint,
+            )
+
+    def _zero_part(self, model: nn.Module, layer: str) -> float:
+        """The part of a layer's weight that is zero, or masked by a pruning that went before."""
+        mask = self._own_masks(model)[f"{layer}.weight"].mask
+        return zero_part(apply_magnitude_binary_mask(model.get_parameter(f"{layer}.weight"), mask))
 
     def _keep(self, scores: dict[str, torch.Tensor], schedule: Schedule, step: int) -> dict[str, torch.Tensor]:
         """What stays, by the name of the scores."""

@@ -30,8 +30,11 @@ class Mask(nn.Module, StatefulModuleInterface):
             if they were the mask (straight-through).
         frozen: whether the mask, and so the scores, are final.
         accumulated: a sum over the steps of the training, element by element of the parameter, or None.
+        settled: the epoch from which on the method that made it leaves it alone, for a later method to take over; None
+            for never. Known where methods are attached, and needed there only.
     """
 
+    settled: float | None = None
     _binary_mask: torch.Tensor
     accumulated: torch.Tensor | None
 
@@ -195,6 +198,11 @@ def masked_fraction(model: nn.Module, parameters: Collection[str]) -> float | No
             total += size
     # One transfer from the device, not one for each mask.
     return torch.stack(zeros).sum().item() / total if zeros else None
+
+
+def settled_masks(model: nn.Module, start_epoch: float) -> dict[str, Mask]:
+    """The masks that an earlier method is done with when another one starts, by parameter."""
+    return {name: mask for name, mask in masks(model) if mask.settled is not None and mask.settled <= start_epoch}
 
 
 def refuse_masked(config: SparsityConfig, model: nn.Module, parameters: Collection[str]) -> None:

@@ -3,48 +3,10 @@
 import math
 from collections.abc import Callable, Sequence
 
-from nncf_transformers.config.errors import ConfigError, nearest
-from nncf_transformers.config.model import RATE_FORMS, RatePiece
+from nncf_transformers.config.model import RatePiece
 
-# What the forms of torch take, and which of it they cannot do without. SparseML has other names for some.
-_SETTINGS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
-    "step": (frozenset({"step_size", "gamma"}), frozenset({"step_size"})),
-    "multistep": (frozenset({"milestones", "gamma"}), frozenset({"milestones"})),
-    # The step size of an exponential is one epoch; SparseML writes it down.
-    "exponential": (frozenset({"gamma", "step_size"}), frozenset({"gamma"})),
-    "cosine_restarts": (frozenset({"T_0", "T_mult", "eta_min"}), frozenset({"T_0"})),
-}
-_OTHER_NAMES = {"lr_min": "eta_min", "cycle_epochs": "T_0"}
 # Epochs are fractions of step numbers, which do not come out even.
 _SMALL = 1e-9
-
-
-def check_pieces(pieces: Sequence[RatePiece], place: str) -> None:
-    """Refuse what :func:`rate_at` could not compute.
-
-    Raises:
-        ConfigError: naming the setting.
-    """
-    for piece in pieces:
-        if piece.form not in RATE_FORMS:
-            raise ConfigError(f'{place}: the learning rate has no form "{piece.form}"{nearest(piece.form, RATE_FORMS)}')
-        if piece.end_epoch is not None and piece.end_epoch <= piece.start_epoch:
-            raise ConfigError(
-                f"{place}.end_epoch: is {piece.end_epoch:g}, must be greater than start_epoch, {piece.start_epoch:g}"
-            )
-        if piece.form in ("linear", "cosine", "cyclic_linear") and (piece.final_lr is None or piece.end_epoch is None):
-            raise ConfigError(f'{place}: the form "{piece.form}" needs final_lr and end_epoch')
-        if piece.cycle_epochs <= 0:
-            raise ConfigError(f"{place}.cycle_epochs: is {piece.cycle_epochs:g}, must be greater than 0")
-        known, needed = _SETTINGS.get(piece.form, (frozenset(), frozenset()))
-        given = {_OTHER_NAMES.get(name, name) for name in piece.settings}
-        for name in sorted(given - known):
-            raise ConfigError(f'{place}.lr_kwargs: unknown "{name}"{nearest(name, known)} for "{piece.form}"')
-        for name in sorted(needed - given):
-            raise ConfigError(f'{place}.lr_kwargs: "{piece.form}" needs "{name}"')
-        lengths = [_setting(piece, name, 1) for name in ("step_size", "T_0", "T_mult")]
-        if min(lengths) <= 0:
-            raise ConfigError(f"{place}.lr_kwargs: step_size, T_0 and T_mult must be greater than 0")
 
 
 def rate_at(pieces: Sequence[RatePiece], epoch: float, steps_per_epoch: int | None = None) -> float | None:
@@ -109,8 +71,7 @@ def _done(piece: RatePiece, epoch: float) -> float:
 
 
 def _setting(piece: RatePiece, name: str, default: float) -> float:
-    given = {_OTHER_NAMES.get(key, key): value for key, value in piece.settings.items()}
-    return float(given.get(name, default))
+    return float(piece.settings.get(name, default))
 
 
 def _step(piece: RatePiece, epoch: float) -> float:

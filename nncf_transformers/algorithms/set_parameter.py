@@ -1,5 +1,6 @@
 """Parameters that are filled with a value."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,9 +13,14 @@ from nncf_transformers.config.errors import ConfigError
 from nncf_transformers.config.model import SetParameterConfig
 from nncf_transformers.config.parameters import resolve_parameters
 
+logger = logging.getLogger(__name__)
+
 
 class SetParameter(Algorithm):
-    """Fills parameters once, or before every step between two epochs."""
+    """Fills parameters once, or before every step between two epochs.
+
+    Where the value changes only now and then, it holds between: SparseML let the optimizer train the parameters there.
+    """
 
     def __init__(self, config: SetParameterConfig) -> None:
         if config.end_epoch is not None and config.end_epoch <= config.start_epoch:
@@ -27,7 +33,11 @@ class SetParameter(Algorithm):
         self._over = False
 
     def attach(self, model: nn.Module, batches: Sequence[Batch]) -> None:
-        self._names = tuple(resolve_parameters(self.config.parameters, model, f"{self.config.place}.params"))
+        missing: list[str] | None = None if self.config.strict else []
+        place = f"{self.config.place}.params"
+        self._names = tuple(resolve_parameters(self.config.parameters, model, place, missing=missing))
+        for pattern in missing or ():
+            logger.warning('%s: "%s" matches no parameter', place, pattern)
 
     def begin(self, model: nn.Module, clock: Clock) -> None:
         self.on_step(model, clock)
@@ -40,10 +50,22 @@ class SetParameter(Algorithm):
         self._over = config.end_epoch is None or clock.within(config.end_epoch, None)
         value = config.init_value
         if config.end_epoch is not None:
-            progress = ((clock.epoch or 0.0) - config.start_epoch) / (config.end_epoch - config.start_epoch)
+            progress = 1.0 if self._over else self._progress(clock, config.end_epoch)
             value = schedules.level(progress, config.init_value, config.final_value, config.form)
         for name in self._names:
             model.get_parameter(name).fill_(value)
+
+    def _progress(self, clock: Clock, end_epoch: float) -> float:
+        """The part of the interval that was over at the latest update, which nothing but the step decides."""
+        config, length = self.config, clock.steps_per_epoch
+        if not length:
+            return 0.0
+        every = 1
+        if config.update_frequency is not None:
+            # As for masks, see Schedule.latest_update of algorithms/magnitude.py.
+            every = max(1, int(config.update_frequency * length + 1e-6))
+        latest = clock.step - (clock.step - (clock.step_of(config.start_epoch) or 0)) % every
+        return (latest / length - config.start_epoch) / (end_epoch - config.start_epoch)
 
     def state(self) -> dict[str, Any]:
         return {"names": list(self._names), "over": self._over}

@@ -76,8 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         for model in args.model
         for runtime, file in _files(Path(model), args.runtime).items()
     ]
-    if args.json is not None and not args.json.resolve().parent.is_dir():
-        raise UsageError(f"--json {args.json}: the folder does not exist; create it first")
+    if args.json is not None:
+        _check_json(args.json)
+    for subject in subjects:
+        _check_lengths(subject.file, args.sequence_length)
     shapes = [(batch, length) for batch in args.batch_size for length in args.sequence_length]
     print(_circumstances(), flush=True)
     try:
@@ -95,10 +97,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = [result for subject in subjects for result in subject.results]
     print(_table(results))
     if args.json is not None:
-        temporary = args.json.with_name(f".{args.json.name}.{os.getpid()}")
+        # Not before: it loads torch.
+        from nncf_transformers.checkpoint import write_text
+
         content = {"benchmark": "benchmark", "circumstances": _circumstances(), "results": results}
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(args.json)
+        write_text(args.json, json.dumps(content, indent=1) + "\n")
     return 0
 
 
@@ -127,6 +130,26 @@ def _seconds(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is no time")
     return value
+
+
+def _check_json(file: Path) -> None:
+    """Find out before the measurement that its figures cannot be written."""
+    folder = file.resolve().parent
+    if file.is_dir():
+        raise UsageError(f"--json {file}: is a folder; name a file, such as {file / 'figures.json'}")
+    if not folder.is_dir():
+        raise UsageError(f"--json {file}: the folder does not exist; create it first")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"--json {file}: the folder {folder} is not writable; choose another")
+
+
+def _check_lengths(file: Path, lengths: Sequence[int]) -> None:
+    """Refuse a length that a model has no positions for: some runtimes give a result all the same."""
+    config = file.with_name("config.json")
+    if config.is_file():
+        from nncf_transformers.deployment import check_length, position_limit, read_config
+
+        check_length(max(lengths), position_limit(read_config(config)), str(file))
 
 
 def _files(model: Path, wanted: str) -> dict[str, Path]:

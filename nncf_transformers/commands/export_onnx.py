@@ -75,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         samples=rows[:_COMPARED] or None,
         form=form,
         onnx_beside_ir=args.onnx_file_name,
+        source=folder,
     )
     if args.num_export_samples:
         from nncf_transformers.commands.samples import write_samples
@@ -163,21 +164,47 @@ def _deployment(folder: Path, args: argparse.Namespace) -> Path:
 
 
 def _check_places(folder: Path, args: argparse.Namespace) -> None:
-    """Find out before anything is loaded that the results cannot be written."""
-    from nncf_transformers.export.openvino import is_export
-
+    """Find out before anything is loaded that the results cannot be written, or would replace what is not theirs."""
     if not folder.is_dir():
         raise UsageError(f"--model_path {folder}: no such folder; name one that a model was saved to")
     target = _deployment(folder, args)
     if folder.resolve().is_relative_to(target.resolve()):
         raise UsageError(f"{target}: would replace the model itself; name another folder with --deployment_dir")
-    if target.exists() and not (target.is_dir() and (is_export(target) or not any(target.iterdir()))):
-        raise UsageError(f"{target}: exists and is no export; move it away, or name another as --deployment_dir")
+    if target.exists():
+        _check_replaceable(target, folder, named=args.deployment_dir is not None)
+    if args.num_export_samples:
+        from nncf_transformers.commands.samples import check_samples
+
+        check_samples(folder)
     for place in (folder, target.parent):
         if not place.is_dir():
             raise UsageError(f"{place}: no such folder; create it first")
         if not os.access(place, os.W_OK):
             raise UsageError(f"{place}: is not writable; copy the model elsewhere, or see --deployment_dir")
+
+
+def _check_replaceable(target: Path, folder: Path, *, named: bool) -> None:
+    """Refuse a target with more than an earlier export of the model in ``folder``.
+
+    Args:
+        target: exists.
+        folder: of the model.
+        named: whether the user has named the target; the usual one is shared by all models beside each other.
+    """
+    from nncf_transformers.export.openvino import foreign_file, read_report
+
+    other = "name another folder with --deployment_dir"
+    if not target.is_dir():
+        raise UsageError(f"{target}: exists and is no folder; move it away, or {other}")
+    if name := foreign_file(target):
+        raise UsageError(f"{target}: holds {name}, which is no part of an export; move it, or {other}")
+    report = read_report(target)
+    source = report.get("source")
+    if source is None and report and not named:
+        raise UsageError(f"{target}: does not say which model it was made from; move it away, or {other}")
+    # The path and not the weights: a training that goes on in place makes no other model of it.
+    if source is not None and source != os.path.relpath(folder.resolve(), target.resolve()):
+        raise UsageError(f"{target}: was made from another model, {source} as seen from there; {other}")
 
 
 def _one_shot(model: Any, folder: Path, recipe: str, rows: Sequence[Any]) -> None:

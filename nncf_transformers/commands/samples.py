@@ -1,6 +1,7 @@
 """Rows of data for an export: to compare runtimes on, to calibrate on, and to write down with their results."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
@@ -27,6 +28,8 @@ _COLUMNS = (
     ("text",),
     ("tokens",),
 )
+# Where samples go, and how the names of their files begin.
+_FOLDERS = {"sample-inputs": "inp", "sample-outputs": "out"}
 # No calibration asks for more.
 _MOST = 1000
 
@@ -90,6 +93,18 @@ def _array(encoding: Any, name: str) -> np.ndarray:
     return np.array([values[name]], np.int64)
 
 
+def check_samples(folder: Path) -> None:
+    """Refuse to replace a folder of samples that holds other files, too.
+
+    Raises:
+        UsageError: with the name of one.
+    """
+    for name, prefix in _FOLDERS.items():
+        for path in (folder / name).glob("*"):
+            if not re.fullmatch(rf"{prefix}-\d+\.npz", path.name):
+                raise UsageError(f"{path}: is no sample, and --num_export_samples replaces its folder; move it away")
+
+
 def write_samples(
     folder: Path, rows: Sequence[Inputs], run: Callable[[Inputs], Sequence[np.ndarray]], names: Sequence[str]
 ) -> None:
@@ -102,15 +117,12 @@ def write_samples(
         run: the model.
         names: of its outputs.
     """
-    parts: dict[str, list[tuple[str, Inputs]]] = {
-        "sample-inputs": [("inp", row) for row in rows],
-        "sample-outputs": [("out", dict(zip(names, run(row), strict=True))) for row in rows],
-    }
-    for name, arrays in parts.items():
+    outputs: list[Inputs] = [dict(zip(names, run(row), strict=True)) for row in rows]
+    for (name, prefix), arrays in zip(_FOLDERS.items(), (rows, outputs), strict=True):
         new, old = (folder / f".{name}.{state}.{os.getpid()}" for state in ("new", "old"))
         new.mkdir()
         try:
-            for number, (prefix, content) in enumerate(arrays):
+            for number, content in enumerate(arrays):
                 np.savez(new / f"{prefix}-{number:04d}.npz", allow_pickle=False, **content)
             if (folder / name).exists():
                 (folder / name).rename(old)

@@ -304,9 +304,6 @@ class ConstantSparsityConfig(SparsityConfig):
     inherited: bool = field(default=False, metadata=RECIPE_ONLY)
 
 
-RATE_FORMS = ("constant", "linear", "cosine", "cyclic_linear", "step", "multistep", "exponential", "cosine_restarts")
-
-
 @dataclass(frozen=True)
 class RatePiece:
     """The learning rate over some part of the training.
@@ -314,13 +311,14 @@ class RatePiece:
     Attributes:
         start_epoch: Where it begins; the piece holds until the next one begins.
         end_epoch: Where ``final_lr`` is reached and kept; ``None`` where a form has no end.
-        form: One of :data:`RATE_FORMS`. The last four are torch's StepLR, MultiStepLR, ExponentialLR and
-            CosineAnnealingWarmRestarts, whose unit is the epoch.
+        form: ``constant``, ``linear``, ``cosine`` or ``cyclic_linear``; or ``step``, ``multistep``, ``exponential`` or
+            ``cosine_restarts``, which are torch's StepLR, MultiStepLR, ExponentialLR and CosineAnnealingWarmRestarts,
+            with the epoch as their unit.
         init_lr: Learning rate at the start.
         final_lr: At the end, for ``linear``, ``cosine`` and ``cyclic_linear``.
         cycle_epochs: Length of a cycle, for ``cyclic_linear``.
         settings: Arguments of torch's schedulers: ``gamma``, ``step_size``, ``milestones`` (epochs of the training),
-            ``T_0`` (or ``cycle_epochs``), ``T_mult``, ``eta_min`` (or ``lr_min``).
+            ``T_0``, ``T_mult``, ``eta_min``.
     """
 
     start_epoch: float
@@ -393,6 +391,9 @@ class SetParameterConfig(AlgorithmConfig):
         end_epoch: Where it ends; from here on the parameters are trained as usual. ``None``: they are filled once, at
             ``start_epoch``.
         form: ``linear``, ``cubic`` or ``inverse_cubic``.
+        strict: Whether it is an error that one of ``parameters`` matches nothing.
+        update_frequency: Epochs after which the value changes; it holds between, and changes at ``end_epoch``, too.
+            ``None``: it changes before every step.
     """
 
     algorithm: ClassVar[str] = "set_parameter"
@@ -403,6 +404,8 @@ class SetParameterConfig(AlgorithmConfig):
     start_epoch: float = 0.0
     end_epoch: float | None = None
     form: str = "linear"
+    strict: bool = True
+    update_frequency: float | None = None
 
 
 @dataclass(frozen=True)

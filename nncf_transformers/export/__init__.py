@@ -20,7 +20,7 @@ from nncf_transformers.algorithms.base import hooks
 from nncf_transformers.algorithms.quantization import is_weight_quantizer, quantizers, remove_idle
 from nncf_transformers.errors import CompressionError, UsageError
 from nncf_transformers.export.onnx import OnnxForm, write_onnx
-from nncf_transformers.export.openvino import is_export, write_ir, write_rest, xml_name
+from nncf_transformers.export.openvino import PARITY_FILE, files_in, foreign_file, write_ir, write_rest, xml_name
 from nncf_transformers.export.parity import Parity, check_quantizer_count, compare
 from nncf_transformers.inputs import synthetic_inputs
 from nncf_transformers.parts import Part, output_names, parts_of
@@ -30,14 +30,13 @@ __all__ = ["OnnxForm", "check_export", "check_targets", "export_model", "output_
 
 logger = logging.getLogger(__name__)
 
-PARITY_FILE = "parity.json"
-
 
 def check_targets(to_onnx: str | None, to_openvino: str | None) -> None:
     """Find out before the training, not after it, that an export cannot be written.
 
     Raises:
-        UsageError: a target's folder is missing or not writable, or the target is of the wrong kind.
+        UsageError: a target's folder is missing or not writable, the target is of the wrong kind, or it holds files
+            that no export wrote, which would be lost.
     """
     for flag, target in (("--to-onnx", to_onnx), ("--to-openvino", to_openvino)):
         if target is None:
@@ -51,11 +50,15 @@ def check_targets(to_onnx: str | None, to_openvino: str | None) -> None:
         example = Path(to_onnx) / "model.onnx"
         raise UsageError(f"--to-onnx {to_onnx}: must name a file that ends in .onnx, such as {example}")
     folder = Path(to_openvino) if to_openvino is not None else None
+    if to_onnx is not None and folder is not None and Path(to_onnx).resolve().is_relative_to(folder.resolve()):
+        raise UsageError(f"--to-onnx {to_onnx}: lies in --to-openvino {folder}, which is replaced whole; move one out")
     if folder is not None and folder.exists():
         if not folder.is_dir():
             raise UsageError(f"--to-openvino {folder}: is a file; name a folder")
-        if any(folder.iterdir()) and not is_export(folder):
-            raise UsageError(f"--to-openvino {folder}: holds something else than an export; name another folder")
+        if name := foreign_file(folder):
+            raise UsageError(
+                f"--to-openvino {folder}: holds something else than an export, {name}; move it, or name another folder"
+            )
 
 
 def export_model(
@@ -67,6 +70,7 @@ def export_model(
     samples: Sequence[Inputs] | None = None,
     form: OnnxForm | None = None,
     onnx_beside_ir: str | None = None,
+    source: str | os.PathLike[str] | None = None,
 ) -> list[Parity]:
     """Write ``model`` as ONNX and/or OpenVINO IR, compare both with torch, and only then put them in place.
 
@@ -75,7 +79,8 @@ def export_model(
     ``openvino_decoder_model.xml``.
 
     Beside each export a JSON file records the comparison: ``<name>.parity.json`` for an ONNX file,
-    ``parity.json`` in an IR folder.
+    ``parity.json`` in an IR folder. The latter also lists the folder's files: those of an earlier export are replaced,
+    and a folder with others is refused.
 
     Args:
         model: a Transformers model on any device; it is left as it was.
@@ -85,11 +90,13 @@ def export_model(
         samples: batches of inputs to compare on, arrays of shape (batch, sequence); made up when omitted.
         form: of the ONNX file.
         onnx_beside_ir: put the ONNX file into the IR folder, too, under this name. For a model that is exported whole.
+        source: folder of the model, recorded beside the IR.
 
     Returns:
         One comparison a runtime and part, ONNX Runtime first.
 
     Raises:
+        UsageError: a target cannot be written, see :func:`check_targets`.
         IntegrityError: the export lost a quantizer or computes something else; nothing is left behind.
     """
     check_targets(to_onnx, to_openvino)
@@ -102,7 +109,8 @@ def export_model(
         with contextlib.ExitStack() as stack:
             # Each beside its target, for only a move within one file system is whole or not at all.
             folders = [stack.enter_context(_temporary_folder(target)) for target in targets]
-            return _export(model, to_onnx, to_openvino, tokenizer, samples, folders, form or OnnxForm(), onnx_beside_ir)
+            form = form or OnnxForm()
+            return _export(model, to_onnx, to_openvino, tokenizer, samples, folders, form, onnx_beside_ir, source)
     except OSError as error:
         names, reason = " and ".join(map(str, targets)), error.strerror or error
         raise CompressionError(f"{names}: cannot be written ({reason}); free space or choose another place") from error
@@ -117,6 +125,7 @@ def _export(
     folders: Sequence[Path],
     form: OnnxForm,
     onnx_beside_ir: str | None,
+    source: str | os.PathLike[str] | None,
 ) -> list[Parity]:
     """Write into ``folders``, one a target, check, and move what was asked for to its place."""
     files = {}
@@ -145,16 +154,18 @@ def _export(
     for result in results:
         logger.info(str(result))
         result.check()
-    report = {"nodes": counts.get("", counts), "runtimes": [r.to_dict() for r in results]}
+    report: dict[str, Any] = {"nodes": counts.get("", counts), "runtimes": [r.to_dict() for r in results]}
+    # Once more: meanwhile, someone may have put a file there.
+    check_targets(to_onnx, to_openvino)
     if to_onnx is not None:
         _place_onnx({part.name: file for part, file in files.items()}, to_onnx, report)
     if to_openvino is not None:
-        (ir / PARITY_FILE).write_text(_json(report), encoding="utf-8")
         destination = Path(to_openvino)
-        if destination.exists():
-            # Out of the way whole: an IR is two files that must not be mixed with those of an earlier one.
-            destination.rename(folders[-1] / "old")
-        ir.rename(destination)
+        if source is not None:
+            # As seen from there, so that both can be moved together.
+            report |= {"source": os.path.relpath(Path(source).resolve(), destination.resolve())}
+        (ir / PARITY_FILE).write_text(_json(report | {"files": sorted(files_in(ir))}), encoding="utf-8")
+        _place_ir(ir, destination, folders[-1] / "old")
         for part in files:
             xml = destination / xml_name(part.name)
             logger.info("wrote %s (%.1f MB)", xml, xml.with_suffix(".bin").stat().st_size / 1e6)
@@ -179,6 +190,19 @@ def check_export(model: nn.Module, file: Path) -> list[Parity]:
         logger.info(str(result))
         result.check()
     return results
+
+
+def _place_ir(folder: Path, destination: Path, old: Path) -> None:
+    """Move a folder to its place, and what was there out of the way."""
+    if destination.exists():
+        # Whole: an IR is two files that must not be mixed with those of an earlier one.
+        destination.rename(old)
+    try:
+        folder.rename(destination)
+    except BaseException:
+        if old.exists():
+            old.rename(destination)
+        raise
 
 
 def _place_onnx(files: Mapping[str, Path], to_onnx: str, report: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@
 Tasks, arguments and results are named as in Transformers' ``pipeline``. Lists give what their items give one by one.
 """
 
+import inspect
 import os
 from typing import Any
 
@@ -17,6 +18,7 @@ from nncf_transformers.deployment import (
     find_task,
     load_deployed,
 )
+from nncf_transformers.errors import UsageError
 from nncf_transformers.pipelines.classification import TextClassification, TokenClassification
 from nncf_transformers.pipelines.fill_mask import FillMask
 from nncf_transformers.pipelines.question_answering import QuestionAnswering
@@ -53,8 +55,15 @@ def pipeline(
         A :class:`QuestionAnswering`, :class:`TextClassification`, :class:`TokenClassification` or :class:`FillMask`.
 
     Raises:
-        UsageError: an unknown task or runtime, no such model, or one for another task.
+        UsageError: an unknown task, runtime or setting, no such model, or one for another task.
         IntegrityError: a damaged file.
     """
     found = find_task(task)
-    return _PIPELINES[found.name](load_deployed(model_path, found, runtime, threads), **settings)
+    kind = _PIPELINES[found.name]
+    known = [name for name in inspect.signature(kind).parameters if name != "deployed"]
+    if unknown := sorted(settings.keys() - set(known)):
+        from nncf_transformers.config.errors import nearest
+
+        close = nearest(unknown[0], known)
+        raise UsageError(f"{unknown[0]}: is no setting of {found.name}{close}; there are {', '.join(known)}")
+    return kind(load_deployed(model_path, found, runtime, threads), **settings)

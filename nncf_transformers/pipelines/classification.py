@@ -2,12 +2,12 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from nncf_transformers.deployment import Deployed
+from nncf_transformers.deployment import Deployed, whole_number
 from nncf_transformers.encoding import Encoder
 from nncf_transformers.errors import UsageError
 
@@ -33,7 +33,7 @@ class TextClassification:
 
     def __init__(self, deployed: Deployed, *, sequence_length: int | None = None, batch_size: int = 16) -> None:
         self.sequence_length = deployed.sequence_length(sequence_length, deployed.limit or USUAL_LENGTH)
-        self._deployed, self._batch_size = deployed, batch_size
+        self._deployed, self._batch_size = deployed, whole_number("batch_size", batch_size)
         self._encoder = Encoder(deployed.tokenizer, self.sequence_length)
 
     def __call__(self, text: Any, text_pair: Any = None, **how: int | None) -> Any:
@@ -54,10 +54,10 @@ class TextClassification:
         """
         if unknown := how.keys() - {"top_k"}:
             raise UsageError(f"{min(unknown)}: is no argument of a text classification; there is top_k")
-        many = isinstance(text, list | tuple)
-        texts = list(text) if many else [text]
+        check_top_k(how.get("top_k"))
+        texts, many = as_list(text)
         if text_pair is not None:
-            pairs = list(text_pair) if isinstance(text_pair, list | tuple) else [text_pair]
+            pairs, _ = as_list(text_pair)
             if len(pairs) != len(texts):
                 raise UsageError(f"{len(texts)} texts and {len(pairs)} of text_pair: give one for each")
             texts = [{"text": one, "text_pair": other} for one, other in zip(texts, pairs, strict=True)]
@@ -83,7 +83,7 @@ class TextClassification:
         if problem != "regression":
             one = len(values) == 1 or problem == "multi_label_classification"
             values = [_sigmoid(value) for value in values] if one else _softmax(values)
-        order = sorted(range(len(values)), key=lambda i: -values[i])[: check_top_k(how.get("top_k", 1))]
+        order = sorted(range(len(values)), key=lambda i: -values[i])[: how.get("top_k", 1)]
         names = self._deployed.config.get("id2label") or {}
         labels = [{"label": names.get(str(i), f"LABEL_{i}"), "score": values[i]} for i in order]
         return labels if "top_k" in how else labels[0]
@@ -108,7 +108,11 @@ class TokenClassification:
         ignore_labels: Sequence[str] = ("O",),
     ) -> None:
         self.sequence_length = deployed.sequence_length(sequence_length, deployed.limit or USUAL_LENGTH)
-        self._deployed, self._batch_size, self._ignored = deployed, batch_size, tuple(ignore_labels)
+        self._deployed, self._batch_size = deployed, whole_number("batch_size", batch_size)
+        labels, many = as_list(ignore_labels)
+        if not many:
+            raise UsageError(f"ignore_labels {ignore_labels!r}: must be a list of labels; () leaves none out")
+        self._ignored = tuple(labels)
         self._encoder = Encoder(deployed.tokenizer, self.sequence_length)
 
     def __call__(self, text: str | Sequence[str]) -> Any:
@@ -121,10 +125,8 @@ class TokenClassification:
         Raises:
             UsageError: a text is empty, or is none.
         """
-        many = not isinstance(text, str)
-        texts = [
-            as_text(one, f" {number}" if many else "") for number, one in enumerate(list(text) if many else [text], 1)
-        ]
+        given, many = as_list(text)
+        texts = [as_text(one, f" {number}" if many else "") for number, one in enumerate(given, 1)]
         encodings = first_rows(self._encoder(texts), self.sequence_length)
         found: list[Any] = [None] * len(texts)
         for rows, (logits, *_) in self._encoder.run(self._deployed.runtime, encodings, self._batch_size):
@@ -173,10 +175,8 @@ def _sigmoid(value: float) -> float:
 
 
 def check_top_k(top_k: int | None) -> int | None:
-    """Refuse a number of results that is none."""
-    if top_k is not None and top_k < 1:
-        raise UsageError(f"top_k {top_k}: must be 1 or more, or None for all")
-    return top_k
+    """Refuse a number of results that is none; None stands for all."""
+    return None if top_k is None else whole_number("top_k", top_k)
 
 
 def first_rows(rows: Sequence[Sequence[Any]], length: int) -> list[Any]:
@@ -187,6 +187,13 @@ def first_rows(rows: Sequence[Sequence[Any]], length: int) -> list[Any]:
     return [of_text[0] for of_text in rows]
 
 
+def as_list(given: Any) -> tuple[list[Any], bool]:
+    """What a user gave as a list, and whether it was one; whatever is none is an item, to be checked as such."""
+    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+        return [given], False
+    return list(given), True
+
+
 def as_text(item: Any, number: str) -> Text:
     """A text, or a pair, from what a user gave.
 
@@ -195,13 +202,15 @@ def as_text(item: Any, number: str) -> Text:
     """
     if isinstance(item, str) and item.strip():
         return item
-    parts = (item["text"], item.get("text_pair")) if isinstance(item, Mapping) and "text" in item else (item, None)
-    texts = tuple(part for part in parts if part is not None)
+    first, pair = (
+        (item["text"], item.get("text_pair")) if isinstance(item, Mapping) and "text" in item else (item, None)
+    )
+    texts = (first,) if pair is None else (first, pair)
     for text in texts:
+        if text is None:
+            raise UsageError(f"text{number}: is missing; give a text")
         if not isinstance(text, str):
             raise UsageError(f"text{number}: is a {type(text).__name__}; give a text, or a text and a text_pair")
         if not text.strip():
             raise UsageError(f"text{number}: is empty; give a text")
-    if not texts:
-        raise UsageError(f"text{number}: is missing; give a text")
     return texts[0] if len(texts) == 1 else (texts[0], texts[1])

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from nncf_transformers.deployment import Deployed
+from nncf_transformers.deployment import Deployed, whole_number
 from nncf_transformers.encoding import Encoder
 from nncf_transformers.errors import UsageError
-from nncf_transformers.pipelines.classification import USUAL_LENGTH, as_text, check_top_k, softmax
+from nncf_transformers.pipelines.classification import USUAL_LENGTH, as_list, as_text, check_top_k, softmax
 
 
 class FillMask:
@@ -30,7 +30,7 @@ class FillMask:
     ) -> None:
         self.sequence_length = deployed.sequence_length(sequence_length, deployed.limit or USUAL_LENGTH)
         self._tokenizer, self._deployed = deployed.tokenizer, deployed
-        self._batch_size, self._top_k = batch_size, check_top_k(top_k)
+        self._batch_size, self._top_k = whole_number("batch_size", batch_size), check_top_k(top_k)
         if self._tokenizer.mask_token_id is None:
             raise UsageError(f"{deployed.place}: its tokenizer has no mask token; name a masked language model")
         self._encoder = Encoder(self._tokenizer, self.sequence_length)
@@ -50,8 +50,7 @@ class FillMask:
             UsageError: a text has no mask token, or several, or is too long.
         """
         count = check_top_k(top_k) or self._top_k
-        many = not isinstance(text, str)
-        given = list(text) if many else [text]
+        given, many = as_list(text)
         texts = [as_text(one, f" {number}" if many else "") for number, one in enumerate(given, 1)]
         rows = self._encoder(texts) if texts else []
         places = [self._place(of_text, f" {number}" if many else "") for number, of_text in enumerate(rows, 1)]

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from nncf_transformers.deployment import Deployed
+from nncf_transformers.deployment import Deployed, whole_number
+from nncf_transformers.encoding import clean
 from nncf_transformers.errors import UsageError
+from nncf_transformers.pipelines.classification import as_list
 from nncf_transformers.reading import Answer, Reader
 from nncf_transformers.retrieval.index import Passage
 
@@ -46,10 +48,12 @@ class QuestionAnswering:
         length = deployed.sequence_length(sequence_length, 384)
         if max_question_length is None:
             max_question_length = min(64, length // 2)
+        whole_number("max_question_length", max_question_length)
         if doc_stride is None:
             room = length - max_question_length - deployed.tokenizer.num_special_tokens_to_add(pair=True)
             doc_stride = max(0, min(128, room // 2))
-        self.sequence_length, self.doc_stride, self.top_k = length, doc_stride, top_k
+        self.sequence_length, self.top_k = length, whole_number("top_k", top_k)
+        self.doc_stride = whole_number("doc_stride", doc_stride, 0)
         self._tokenizer = deployed.tokenizer
         self._reader = Reader(
             deployed.runtime,
@@ -57,8 +61,8 @@ class QuestionAnswering:
             max_seq_length=length,
             doc_stride=doc_stride,
             max_question_tokens=max_question_length,
-            max_answer_tokens=max_answer_length,
-            batch_size=batch_size,
+            max_answer_tokens=whole_number("max_answer_length", max_answer_length),
+            batch_size=whole_number("batch_size", batch_size),
             text_only=True,
         )
 
@@ -79,15 +83,12 @@ class QuestionAnswering:
             UsageError: a question or a context is empty, a question does not fit a window, or the lists are of unequal
                 length.
         """
-        best_n = self.top_k if top_k is None else top_k
-        if best_n < 1:
-            raise UsageError(f"top_k {best_n}: must be 1 or more")
-        questions = [question] if isinstance(question, str) else list(question)
-        contexts = [context] if isinstance(context, str) else list(context)
-        many = not (isinstance(question, str) and isinstance(context, str))
-        if isinstance(context, str):
+        best_n = self.top_k if top_k is None else whole_number("top_k", top_k)
+        (questions, many_questions), (contexts, many_contexts) = as_list(question), as_list(context)
+        many = many_questions or many_contexts
+        if not many_contexts:
             contexts *= len(questions)
-        elif isinstance(question, str):
+        elif not many_questions:
             questions *= len(contexts)
         if len(questions) != len(contexts):
             raise UsageError(
@@ -95,7 +96,8 @@ class QuestionAnswering:
             )
         for number, pair in enumerate(zip(questions, contexts, strict=True), 1):
             self._check(*pair, f" {number}" if many else "")
-        pairs = [(q, Passage("", 0, c)) for q, c in zip(questions, contexts, strict=True)]
+        # Cleaned here, for the answer is cut out of it.
+        pairs = [(q, Passage("", 0, clean(c))) for q, c in zip(questions, contexts, strict=True)]
         results = [_as_result(answers, best_n) for answers in self._reader.answer_each(pairs, best_n)]
         return results if many else results[0]
 

@@ -1,9 +1,14 @@
-"""The expressions of recipes, ``eval(num_epochs * 0.9)``: arithmetic on numbers and variables, and nothing else."""
+"""The expressions of recipes, ``eval(num_epochs * 0.9)``: arithmetic on numbers and variables, and nothing else.
+
+:class:`Scope` holds the variables, and replaces every ``eval(…)`` in a value.
+"""
 
 import ast
 import math
 import operator
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from nncf_transformers.config.errors import ConfigError, nearest
@@ -47,6 +52,118 @@ MAX_LENGTH = 1000
 MAX_DEPTH = 60
 # No epoch, rate or count comes near; integers stay small enough to compute with at once.
 LARGEST = 1e300
+MAX_CHAIN = 60
+# Of a recipe, with the lists that it names by aliases and variables written out.
+MAX_NODES = 200_000
+MAX_LEVELS = 40
+_EVAL = re.compile(r"eval\((.*)\)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class _Filled:
+    """A value without ``eval(…)``, and how large it is: the lists in it are shared, but all who read it walk them."""
+
+    value: Any
+    nodes: int = 1
+    levels: int = 0
+
+    @classmethod
+    def of(cls, value: Any, items: Iterable["_Filled"]) -> "_Filled":
+        items = list(items)
+        levels = 1 + max((item.levels for item in items), default=0)
+        return cls(value, 1 + sum(item.nodes for item in items), levels)
+
+
+class Scope(Mapping[str, Any]):
+    """Variables that are computed when somebody asks for them; those of a stage come before the root's."""
+
+    def __init__(self, own: Mapping[str, Any], source: str, path: str = "", parent: "Scope | None" = None) -> None:
+        self._own = own
+        self._where = f"{source}: {path}." if path else f"{source}: "
+        self._parent = parent
+        self._values: dict[str, _Filled] = {}
+        self._computing: list[str] = []
+        self._nodes = 0
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._own or (self._parent is not None and name in self._parent)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._own
+        if self._parent is not None:
+            yield from (name for name in self._parent if name not in self._own)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._find(name).value
+
+    def resolve(self, value: Any, place: str) -> Any:
+        """Replace every ``eval(…)`` in a value by what it means; a bare name keeps its type.
+
+        Raises:
+            ConfigError: one of them has no value, or all that was resolved is too large with them.
+        """
+        return self._resolve(value, place).value
+
+    def _resolve(self, value: Any, place: str) -> _Filled:
+        found = self._fill(value, place)
+        self._count(found.nodes, place)
+        if found.levels > MAX_LEVELS:
+            raise ConfigError(f"{place}: is nested more than {MAX_LEVELS} levels deep, with its variables filled in")
+        return found
+
+    def _count(self, nodes: int, place: str) -> None:
+        """Add to the size of the recipe, which the root knows."""
+        if self._parent is not None:
+            self._parent._count(nodes, place)
+            return
+        self._nodes += nodes
+        if self._nodes > MAX_NODES:
+            raise ConfigError(f"{place}: the recipe has more than {MAX_NODES} entries, with its variables filled in")
+
+    def _find(self, name: str) -> _Filled:
+        if name not in self._own:
+            if self._parent is None:
+                raise KeyError(name)
+            return self._parent._find(name)
+        if name not in self._values:
+            if len(self._computing) > MAX_CHAIN:
+                raise ConfigError(f"{self._where}{name}: more than {MAX_CHAIN} variables in a row refer to the next")
+            if name in self._computing:
+                circle = [*self._computing[self._computing.index(name) :], name]
+                raise ConfigError(
+                    f"{self._where}{name}: the variables refer to each other in a circle: {' -> '.join(circle)}"
+                )
+            self._computing.append(name)
+            self._values[name] = self._resolve(self._own[name], f"{self._where}{name}")
+            self._computing.pop()
+        return self._values[name]
+
+    def _fill(self, value: Any, place: str) -> _Filled:
+        if isinstance(value, str):
+            found = _EVAL.fullmatch(value.strip())
+            if found is None:
+                return _Filled(value)
+            name = found.group(1).strip()
+            return self._find(name) if name in self else _Filled(evaluate(found.group(1), self, place))
+        if isinstance(value, list):
+            items = [self._fill(item, f"{place}[{index}]") for index, item in enumerate(value)]
+            return _Filled.of([item.value for item in items], items)
+        if isinstance(value, dict):
+            named: dict[Any, _Filled] = {}
+            for written, item in value.items():
+                key = self._fill(written, place).value
+                if isinstance(key, (list, dict)):
+                    raise ConfigError(f"{place}: the key {written} is a list or a mapping; keys are names or numbers")
+                if key in named:
+                    raise ConfigError(
+                        f"{place}: the key {written} is {key!r:.40}, as another one is; put what they hold together"
+                    )
+                named[key] = self._fill(item, f"{place}.{written}")
+            return _Filled.of({key: item.value for key, item in named.items()}, named.values())
+        return _Filled(value)
 
 
 def evaluate(expression: str, variables: Mapping[str, Any], place: str) -> float | int:

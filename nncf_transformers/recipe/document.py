@@ -4,25 +4,23 @@ Nothing here knows what a modifier means: the result is plain data, with a :clas
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
 from nncf_transformers.config.errors import ConfigError, nearest
-from nncf_transformers.recipe.arithmetic import evaluate
+from nncf_transformers.recipe.arithmetic import LARGEST, MAX_LEVELS, MAX_NODES, Scope
 
 MAX_CHARACTERS = 1_000_000
-MAX_NODES = 200_000
-MAX_DEPTH = 40
-MAX_CHAIN = 60
 METADATA_KEYS = ("__metadata__", "metadata", "framework_metadata")
 # Ours: says how the epochs of stages after the first are meant, see recipe.py.
 STAGE_EPOCHS_KEY = "stage_epochs"
 
 _FRONT_MATTER = re.compile(r"^[ \t]*(?:---|\+\+\+)[ \t]*\n(.*?)^[ \t]*(?:---|\+\+\+)[ \t]*$", re.DOTALL | re.MULTILINE)
-_EVAL = re.compile(r"eval\((.*)\)", re.DOTALL)
+# What says nothing in front of front matter: comments of YAML and HTML, and directives like %YAML.
+_COMMENT = re.compile(r"<!--.*?-->|^[ \t]*[#%].*?$", re.DOTALL | re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -62,6 +60,10 @@ class Document:
     stage_epochs: str = ""
 
 
+_CORE = "tag:yaml.org,2002:"
+_MEANT = {"bool": "true or false", "int": "a whole number of at most 300 digits", "float": "a number"}
+
+
 class _Loader(yaml.SafeLoader):
     """Safe YAML with numbers as people mean them.
 
@@ -69,6 +71,27 @@ class _Loader(yaml.SafeLoader):
     """
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+    # Without times, sets and the like, which no field takes and which eval(…) would not be found in.
+    yaml_constructors = {  # noqa: RUF012
+        tag: construct
+        for tag, construct in yaml.SafeLoader.yaml_constructors.items()
+        if tag is None or tag.removeprefix(_CORE) in ("null", "str", "seq", "map", *_MEANT)
+    }
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """As PyYAML, which has any exception for a scalar that is not what the tag in front of it says."""
+        if not isinstance(node, yaml.ScalarNode):
+            return super().construct_object(node, deep)
+        try:
+            value = super().construct_object(node, deep)
+            if isinstance(value, int) and abs(value) > LARGEST:
+                raise OverflowError
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            what = _MEANT.get(node.tag.removeprefix(_CORE), "a value")
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{node.value!r:.40} is not {what}", node.start_mark
+            ) from None
+        return value
 
 
 FLOAT = re.compile(r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*|[0-9][0-9_]*(?=[eE]))(?:[eE][-+]?[0-9]+)?$")
@@ -114,7 +137,14 @@ def read_document(text: str, source: str, arguments: Mapping[str, Any] | None = 
     Raises:
         ConfigError: the text is no recipe, or a variable or an expression of it is wrong.
     """
-    root = {str(key): value for key, value in _parse(text, source, arguments or {}).items()}
+    try:
+        return _document(_parse(text, source, arguments or {}), source)
+    except RecursionError:
+        raise ConfigError(f"{source}: cannot be read: it is nested too deeply") from None
+
+
+def _document(content: Mapping[Any, Any], source: str) -> Document:
+    root = {str(key): value for key, value in content.items()}
     grouped = [key for key in root if _is_group(key)]
     staged = [key for key, value in root.items() if isinstance(value, dict) and any(map(_is_group, value))]
     if grouped and staged:
@@ -122,11 +152,11 @@ def read_document(text: str, source: str, arguments: Mapping[str, Any] | None = 
             f'{source}: has modifiers at its root ("{grouped[0]}") and in a stage ("{staged[0]}"); move the former '
             "into a stage of their own"
         )
-    content = {key: value for key, value in root.items() if key not in staged and not _is_group(key)}
-    stage_epochs = content.pop(STAGE_EPOCHS_KEY, "")
+    others = {key: value for key, value in root.items() if key not in staged and not _is_group(key)}
+    stage_epochs = others.pop(STAGE_EPOCHS_KEY, "")
     if stage_epochs not in ("", "relative", "absolute"):
         raise ConfigError(f'{source}: {STAGE_EPOCHS_KEY}: is {stage_epochs!r:.40}, must be "relative" or "absolute"')
-    variables, metadata = _split(content, source, "")
+    variables, metadata = _split(others, source, "")
     scope = Scope(variables, source)
     if not staged:
         stages = [RawStage("", _modifiers(root, scope, source, ""), {})]
@@ -145,60 +175,6 @@ def front_matter(text: str) -> str | None:
     """The YAML between two lines ``---`` of a Markdown text, at the lines where it was, or ``None``."""
     found = _FRONT_MATTER.search(text)
     return "\n" * text.count("\n", 0, found.start(1)) + found.group(1) if found else None
-
-
-class Scope(Mapping[str, Any]):
-    """Variables that are computed when somebody asks for them; those of a stage come before the root's."""
-
-    def __init__(self, own: Mapping[str, Any], source: str, path: str = "", parent: "Scope | None" = None) -> None:
-        self._own = own
-        self._where = f"{source}: {path}." if path else f"{source}: "
-        self._parent = parent
-        self._values: dict[str, Any] = {}
-        self._computing: list[str] = []
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._own or (self._parent is not None and name in self._parent)
-
-    def __iter__(self) -> Iterator[str]:
-        yield from self._own
-        if self._parent is not None:
-            yield from (name for name in self._parent if name not in self._own)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._own:
-            if self._parent is None:
-                raise KeyError(name)
-            return self._parent[name]
-        if name not in self._values:
-            if len(self._computing) > MAX_CHAIN:
-                raise ConfigError(f"{self._where}{name}: more than {MAX_CHAIN} variables in a row refer to the next")
-            if name in self._computing:
-                circle = [*self._computing[self._computing.index(name) :], name]
-                raise ConfigError(
-                    f"{self._where}{name}: the variables refer to each other in a circle: {' -> '.join(circle)}"
-                )
-            self._computing.append(name)
-            self._values[name] = self.resolve(self._own[name], f"{self._where}{name}")
-            self._computing.pop()
-        return self._values[name]
-
-    def resolve(self, value: Any, place: str) -> Any:
-        """Replace every ``eval(…)`` in a value by what it means; a bare name keeps its type."""
-        if isinstance(value, str):
-            found = _EVAL.fullmatch(value.strip())
-            if found is None:
-                return value
-            name = found.group(1).strip()
-            return self[name] if name in self else evaluate(found.group(1), self, place)
-        if isinstance(value, list):
-            return [self.resolve(item, f"{place}[{index}]") for index, item in enumerate(value)]
-        if isinstance(value, dict):
-            return {self.resolve(key, place): self.resolve(item, f"{place}.{key}") for key, item in value.items()}
-        return value
 
 
 def _is_group(key: Any) -> bool:
@@ -262,8 +238,7 @@ def _parse(text: str, source: str, arguments: Mapping[str, Any]) -> dict[str, An
     """The root mapping, with variables overridden, before any ``eval``."""
     if len(text) > MAX_CHARACTERS:
         raise ConfigError(f"{source}: has {len(text)} characters; {MAX_CHARACTERS} are the most for a recipe")
-    text = text.replace("\r\n", "\n").removeprefix("\ufeff")
-    text = front_matter(text) or text
+    text = _only_document(text.replace("\r\n", "\n").removeprefix("\ufeff"), source)
     if not text.strip():
         raise ConfigError(f"{source}: is empty; a recipe has lists of modifiers, such as pruning_modifiers")
     loader = None
@@ -272,17 +247,51 @@ def _parse(text: str, source: str, arguments: Mapping[str, Any]) -> dict[str, An
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
             raise ConfigError(f"{source}: is no recipe: a recipe is a mapping with lists of modifiers in it")
-        _check(node, source)
+        _check(node, source, loader)
         _override(node, arguments, source)
+        _check(node, source, loader)
         return loader.construct_document(node)
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: {_problem(error)}") from None
-    except (RecursionError, ValueError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise ConfigError(f"{source}: cannot be read: {reason}") from None
+    except (OverflowError, ValueError) as error:  # of an escape like "\UFFFFFFFF"
+        raise ConfigError(f"{source}: cannot be read: {error}") from None
     finally:
         if loader is not None:
             loader.dispose()
+
+
+def _only_document(text: str, source: str) -> str:
+    """The recipe in a text: its front matter where it is Markdown, and else all of it.
+
+    Two lines ``---`` may also part the documents of YAML, of which we would read one, and drop the others' modifiers.
+    """
+    found = _FRONT_MATTER.search(text)
+    if found is None:
+        return text
+    ending = source.lower().rpartition(".")[2]
+    before, behind = text[: found.start()], text[found.end() :]
+    dropped = ending in ("yaml", "yml") and bool(_COMMENT.sub("", before).strip())
+    if ending != "md" and (dropped or _mappings(before) or _holds_groups(behind)):
+        raise ConfigError(
+            f'{source}: a line "---" parts it into several documents; a recipe is one document: remove the line, or '
+            "put Markdown into a .md file"
+        )
+    return front_matter(text) or text
+
+
+def _holds_groups(text: str) -> bool:
+    """Whether a text is no Markdown, but YAML with lists of modifiers in it, at its root or in a stage."""
+    found = [pair for root in _mappings(text) for pair in root.value]
+    found += [pair for _, value in found if isinstance(value, yaml.MappingNode) for pair in value.value]
+    return any(_is_group(key.value) for key, _ in found)
+
+
+def _mappings(text: str) -> list[yaml.MappingNode]:
+    """The mappings in a text that is YAML; Markdown seldom is, and then a single text or a list."""
+    try:
+        return [node for node in yaml.compose_all(text, Loader=_Loader) if isinstance(node, yaml.MappingNode)]
+    except (yaml.YAMLError, OverflowError, ValueError):
+        return []
 
 
 def _problem(error: yaml.YAMLError) -> str:
@@ -294,35 +303,41 @@ def _problem(error: yaml.YAMLError) -> str:
     return f"not YAML{at}: {problem}"
 
 
-def _check(root: yaml.Node, source: str) -> None:
+def _check(root: yaml.Node, source: str, loader: _Loader) -> None:
     """Refuse keys given twice, values that contain themselves, and what is too deep or, with aliases, too large."""
     sizes: dict[int, int] = {}
     open_nodes: set[int] = set()
 
     def visit(node: yaml.Node, path: str, depth: int) -> int:
+        where = f"{source}: {path}" if path else source
         if id(node) in open_nodes:
-            raise ConfigError(f"{source}: {path}: contains itself, by its alias")
+            raise ConfigError(f"{where}: contains itself, by its alias")
         if id(node) in sizes:
             return sizes[id(node)]
-        if depth > MAX_DEPTH:
-            raise ConfigError(f"{source}: {path[:60]}…: is nested more than {MAX_DEPTH} levels deep")
+        if depth > MAX_LEVELS:
+            raise ConfigError(f"{source}: {path[:60]}…: is nested more than {MAX_LEVELS} levels deep")
         open_nodes.add(id(node))
         size = 1
         if isinstance(node, yaml.SequenceNode):
             size += sum(visit(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(node.value))
         elif isinstance(node, yaml.MappingNode):
-            seen: set[str] = set()
+            seen: set[Any] = set()
             for key, value in node.value:
                 name = str(key.value)
                 inner = f"{path}.{name}" if path else name
                 if not isinstance(key, yaml.ScalarNode):
-                    raise ConfigError(f"{source}: {path}: has a key that is a list or a mapping; keys are names")
-                if name in seen and name != "<<":
-                    raise ConfigError(f"{source}: {inner}: is given twice in one mapping; keep one of them")
-                seen.add(name)
+                    raise ConfigError(f"{where}: has a key that is a list or a mapping; keys are names")
+                if name != "<<":
+                    # Not as an object: that would be kept, and the scalar may be an alias of an overridden variable.
+                    meant = loader.construct_document(key)
+                    if isinstance(meant, _Tag):
+                        raise ConfigError(f"{where}: has a key with the tag {key.tag:.40}; keys are names")
+                    if not seen.isdisjoint((name, meant)):
+                        raise ConfigError(f"{source}: {inner}: is given twice in one mapping; keep one of them")
+                    seen.update((name, meant))
                 size += visit(value, inner, depth + 1)
         if size > MAX_NODES:
-            raise ConfigError(f"{source}: {path}: has more than {MAX_NODES} entries, with its aliases filled in")
+            raise ConfigError(f"{where}: has more than {MAX_NODES} entries, with its aliases filled in")
         open_nodes.remove(id(node))
         sizes[id(node)] = size
         return size
@@ -364,10 +379,22 @@ def _override(root: yaml.MappingNode, arguments: Mapping[str, Any], source: str)
             raise ConfigError(f'--recipe_args: {source} has no variable "{name}"{hint}')
 
 
-def parse_scalar(text: str) -> Any:
-    """A number, a boolean, null or a text, as it would be in a recipe."""
+def parse_scalar(text: str, place: str) -> Any:
+    """A number, a boolean, null or a text, as it would be in a recipe.
+
+    Raises:
+        ConfigError: it says that it is a number or the like, and is none; it is named by ``place``.
+    """
     try:
-        value = yaml.load(text, Loader=_Loader)
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is not None and not isinstance(node, yaml.ScalarNode):
+            return text
+        value = None if node is None else loader.construct_document(node)
+    except yaml.constructor.ConstructorError as error:
+        raise ConfigError(f"{place}: {error.problem}") from None
+    except (RecursionError, OverflowError, ValueError):
+        raise ConfigError(f"{place}: {text!r:.40} cannot be read; write a number, a name or a JSON object") from None
     except yaml.YAMLError:
         return text
     return value if value is None or isinstance(value, (bool, int, float)) else text

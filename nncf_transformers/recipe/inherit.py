@@ -48,8 +48,7 @@ def recipe_of(folder: Path) -> "Recipe | None":
         return None
     from nncf_transformers.recipe.recipe import load_recipe
 
-    # A modifier that only training needs, and that we do not run, is over.
-    return load_recipe(str(path), lenient=True)
+    return load_recipe(str(path), applied=True)
 
 
 def inherit(config: CompressionConfig | None, model: Any, name: str, *, trains: bool) -> CompressionConfig | None:
@@ -75,32 +74,36 @@ def inherit(config: CompressionConfig | None, model: Any, name: str, *, trains: 
     if previous is None or folder is None:
         return config
     from nncf_transformers.recipe.recipe import parse_recipe
-    from nncf_transformers.recipe.translate import lasting, recipe_config
+    from nncf_transformers.recipe.translate import lasting, recipe_config, with_previous
 
     compression = Compression.of(model)
     _replay(previous, folder, model, compression)
     count = len(previous.stages)
     logger.info("%s: a recipe of %d stage%s was applied to the model", folder / RECIPE_FILE, count, "s"[: count - 1])
-    if compression is not None and not compression.finished:
-        # In mid-training: the file is the present recipe's own, and what came before it stands in the state.
+    for name in previous.unsupported:
+        logger.info("%s: what it has done is over: %s", folder / RECIPE_FILE, name)
+    if not any(stage.modifiers for stage in previous.stages):
+        return config
+    if compression is not None and (not compression.finished or not trains):
+        # The file ends with the recipe that the state is of; what came before it stands there, too.
         text = compression.config.raw.get("previous_recipe")
-        previous = parse_recipe(text, str(folder / RECIPE_FILE)) if text else None
+        previous = parse_recipe(text, str(folder / RECIPE_FILE), applied=True) if text else None
         if previous is None:
             return config
+    elif not trains:
+        return config
+    if config is not None and config.from_recipe:
+        return with_previous(config, previous)
     kept = lasting(previous)
     if not trains or not kept:
         return config
-    if config is not None and not config.from_recipe:
+    if config is not None:
         logger.warning(
             "%s: its zeros do not stay zero under %s; add constant_sparsity to keep them", folder, config.source
         )
         return config
     prunes = any(item.algorithm == "constant_sparsity" for item in kept)
-    if config is None and compression is not None and not prunes:
-        return None
-    recipe = parse_recipe(config.raw["recipe"], config.source) if config is not None else None
-    together = recipe_config(recipe, previous)
-    return together.with_flags(config.flags) if config is not None else together
+    return recipe_config(None, previous) if compression is None or prunes else None
 
 
 def _replay(previous: "Recipe", folder: Path, model: Any, compression: Any) -> None:
@@ -116,5 +119,6 @@ def _replay(previous: "Recipe", folder: Path, model: Any, compression: Any) -> N
     if getattr(model.config, KEPT_LAYERS, None) is None:
         from nncf_transformers.algorithms.layer_dropping import drop_layers
 
-        for config in dropped_layers(previous):
+        config = dropped_layers(previous)
+        if config is not None:
             drop_layers(model, config)

@@ -104,23 +104,29 @@ class Recipe:
         return _dump(root)
 
 
-def load_recipe(recipe: str, arguments: str | None = None, *, lenient: bool = False) -> Recipe:
+def load_recipe(recipe: str, arguments: str | None = None, *, lenient: bool = False, applied: bool = False) -> Recipe:
     """Read a recipe.
 
     Args:
         recipe: path of a .yaml, .yml or .md file, the YAML itself, or ``-`` for standard input.
         arguments: variables to override: a JSON object or ``name=value,name=value``.
         lenient: whether modifiers that SparseML has and we do not are left out, instead of an error.
+        applied: whether it is of a training that is over; see :func:`parse_recipe`.
 
     Raises:
         ConfigError: the file cannot be read, or anything in it or in ``arguments`` is wrong.
     """
     text, source = read_source(recipe)
-    return parse_recipe(text, source, parse_arguments(arguments), lenient=lenient)
+    return parse_recipe(text, source, parse_arguments(arguments), lenient=lenient, applied=applied)
 
 
 def parse_recipe(
-    text: str, source: str, arguments: Mapping[str, Any] | None = None, *, lenient: bool = False
+    text: str,
+    source: str,
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    lenient: bool = False,
+    applied: bool = False,
 ) -> Recipe:
     """Read the text of a recipe.
 
@@ -129,6 +135,8 @@ def parse_recipe(
         source: name for messages.
         arguments: variables to override.
         lenient: whether modifiers that SparseML has and we do not are left out, instead of an error.
+        applied: whether it is of a training that is over. Then these are left out, too, but of a pruning its zeros
+            stay: it is read as a ``ConstantPruningModifier``.
 
     Raises:
         ConfigError: anything in it is wrong.
@@ -140,7 +148,7 @@ def parse_recipe(
     start = 0.0
     metadata = dict(document.metadata)
     for raw in document.stages:
-        modifiers = _read_stage(raw, warnings, unsupported if lenient else None)
+        modifiers = _read_stage(raw, warnings, unsupported if lenient or applied else None, applied)
         if stages:
             modifiers = _on_own_clock(raw.name, modifiers, start, document.stage_epochs, source, warnings)
         _refuse_overlaps(modifiers)
@@ -148,7 +156,7 @@ def parse_recipe(
         start += stages[-1].length
         if raw.metadata:
             metadata[raw.name] = raw.metadata
-    if not any(stage.modifiers for stage in stages):
+    if not applied and not any(stage.modifiers for stage in stages):
         raise ConfigError(f"{source}: nothing is left of the recipe: {unsupported[0]}")
     return Recipe(source, tuple(stages), metadata, tuple(unsupported), tuple(warnings))
 
@@ -189,10 +197,17 @@ def _unused(name: str, taken: Iterable[str]) -> str:
     return candidate
 
 
-def _read_stage(raw: RawStage, warnings: list[str], unsupported: list[str] | None) -> tuple[Modifier, ...]:
+def _read_stage(
+    raw: RawStage, warnings: list[str], unsupported: list[str] | None, applied: bool
+) -> tuple[Modifier, ...]:
     found: list[Modifier] = []
     for entry in raw.modifiers:
-        if unsupported is not None and entry.name in UNSUPPORTED:
+        prunes = "Pruning" in entry.name and "params" in entry.fields
+        if applied and entry.name in UNSUPPORTED and prunes and entry.fields.get("leave_enabled") is not False:
+            end = entry.fields.get("end_epoch")
+            constant = {"params": entry.fields["params"], "start_epoch": end if isinstance(end, int | float) else 0.0}
+            found.append(read_modifier("ConstantPruningModifier", constant, entry.place, warnings))
+        elif unsupported is not None and entry.name in UNSUPPORTED:
             unsupported.append(f"{entry.name} ({entry.place}): {UNSUPPORTED[entry.name]}")
         else:
             found.append(read_modifier(entry.name, entry.fields, entry.place, warnings))

@@ -10,6 +10,7 @@ from typing import Any
 from nncf_transformers.config.errors import ConfigError
 from nncf_transformers.recipe.document import MAX_CHARACTERS, front_matter, parse_scalar
 
+MAX_BYTES = 4 * MAX_CHARACTERS
 SUFFIXES = (".yaml", ".yml", ".md")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(?:https?|hf|s3|gs):", re.ASCII)
 
@@ -24,7 +25,7 @@ def parse_arguments(text: str | None) -> dict[str, Any]:
         return {}
     if text.lstrip().startswith(("{", "[")):
         try:
-            values = json.loads(text)
+            values = json.loads(text, object_pairs_hook=_without_repeats)
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"--recipe_args: is not JSON ({error})") from None
         if not isinstance(values, Mapping):
@@ -40,7 +41,16 @@ def parse_arguments(text: str | None) -> dict[str, Any]:
             )
         if name in found:
             raise ConfigError(f"--recipe_args: {name} is given twice; keep one of them")
-        found[name] = parse_scalar(value)
+        found[name] = parse_scalar(value, f"--recipe_args: {name}")
+    return found
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ConfigError(f"--recipe_args: {name} is given twice; keep one of them")
+        found[name] = value
     return found
 
 
@@ -56,14 +66,14 @@ def read_source(recipe: str) -> tuple[str, str]:
     if not recipe.strip():
         raise ConfigError("--recipe: is empty; give the path of a recipe")
     if recipe == "-":
-        return _read_input(), "standard input"
+        return read_input(), "standard input"
+    if _is_text(recipe):
+        return recipe, "--recipe"
     if recipe.startswith("zoo:"):
         raise ConfigError(
             f"--recipe: {recipe[:80]}: the SparseZoo is gone; give the path of the recipe file, "
             "or of one in nncf_configs/recipes/"
         )
-    if _is_text(recipe):
-        return recipe, "--recipe"
     if _URL.match(recipe):
         raise ConfigError(f"--recipe: {recipe[:80]}: is a URL, and nothing is downloaded; give the path of a file")
     return _read_file(Path(recipe)), recipe
@@ -79,14 +89,28 @@ def _is_text(recipe: str) -> bool:
         return shaped
 
 
-def _read_input() -> str:
+def read_input() -> str:
+    """The recipe on standard input, ending in a line break: it is a text then, and never the path of a file.
+
+    It can be read only once; who needs it a second time has to keep it.
+
+    Raises:
+        ConfigError: there is no text to read.
+    """
+    if sys.stdin is None:
+        raise ConfigError("--recipe: standard input is closed; pipe a recipe into it")
+    # The bytes: with LANG=C, Python itself takes everything for text.
+    stream = getattr(sys.stdin, "buffer", sys.stdin)
     try:
-        text = sys.stdin.read(MAX_CHARACTERS + 1)
-    except UnicodeDecodeError:
-        raise ConfigError("--recipe: standard input is no UTF-8 text; save the recipe as UTF-8") from None
+        data = stream.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--recipe: standard input cannot be read ({error}); pipe a recipe into it") from None
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"--recipe: standard input has more than {MAX_BYTES} bytes, which is too large for a recipe")
+    text = data if isinstance(data, str) else _decode(data, "--recipe: standard input")
     if not text.strip():
         raise ConfigError("--recipe: standard input is empty; pipe a recipe into it")
-    return text
+    return f"{text}\n"
 
 
 def _read_file(path: Path) -> str:
@@ -99,17 +123,22 @@ def _read_file(path: Path) -> str:
             raise ConfigError(f"{path}: no such file; give the path of a recipe ({', '.join(SUFFIXES)})")
         if path.suffix.lower() not in SUFFIXES:
             raise ConfigError(f'{path}: ends in "{path.suffix}"; a recipe is a {", ".join(SUFFIXES)} file')
-        if path.stat().st_size > 4 * MAX_CHARACTERS:
+        if path.stat().st_size > MAX_BYTES:
             raise ConfigError(f"{path}: has {path.stat().st_size} bytes, which is too large for a recipe")
         data = path.read_bytes()
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); give the path of a recipe") from None
+    text = _decode(data, f"{path}:")
+    if path.suffix.lower() == ".md" and text.strip() and front_matter(text.replace("\r\n", "\n")) is None:
+        raise ConfigError(f'{path}: has no front matter; put the recipe between two lines "---"')
+    return text
+
+
+def _decode(data: bytes, what: str) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is no UTF-8 text (byte {error.start}); save the recipe as UTF-8") from None
+        raise ConfigError(f"{what} is no UTF-8 text (byte {error.start}); save the recipe as UTF-8") from None
     if "\0" in text:
-        raise ConfigError(f"{path}: is a binary file; a recipe is text")
-    if path.suffix.lower() == ".md" and text.strip() and front_matter(text.replace("\r\n", "\n")) is None:
-        raise ConfigError(f'{path}: has no front matter; put the recipe between two lines "---"')
+        raise ConfigError(f"{what} is a binary file; a recipe is text")
     return text

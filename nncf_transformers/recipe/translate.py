@@ -1,6 +1,6 @@
 """From a recipe to the settings of our algorithms (inventory 5.4 to 5.7)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -42,6 +42,15 @@ _TORCH_RATES = {
 }
 # SparseML's names for arguments of torch's.
 _TORCH_NAMES = {"lr_min": "eta_min", "cycle_epochs": "T_0"}
+# The modifiers that leave something behind which a further training must not undo.
+_LASTING = (
+    "GMPruningModifier",
+    "MagnitudePruningModifier",
+    "GlobalMagnitudePruningModifier",
+    "MovementPruningModifier",
+    "ConstantPruningModifier",
+    "QuantizationModifier",
+)
 # What every teacher is given, as far as it takes it.
 _TEACHER_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 
@@ -63,19 +72,34 @@ def recipe_config(recipe: Recipe | None, previous: Recipe | None = None) -> Comp
         raw["recipe"] = recipe.to_yaml()
         warnings += [*recipe.warnings, *(f"left out: {name}" for name in recipe.unsupported)]
         algorithms += _algorithms(recipe, warnings)
-    if previous is not None:
-        raw["previous_recipe"] = previous.to_yaml()
-        new_quantizers = any(isinstance(item, QuantizationConfig) for item in algorithms)
-        algorithms += [
-            item for item in lasting(previous) if not (new_quantizers and isinstance(item, QuantizationConfig))
-        ]
-    return CompressionConfig(
-        algorithms=tuple(sorted(algorithms, key=lambda item: _ORDER.index(type(item)))),
+    config = CompressionConfig(
+        algorithms=_in_order(algorithms),
         source=(recipe or previous).source,  # type: ignore[union-attr]
         warnings=tuple(warnings),
         raw=raw,
         epochs=recipe.max_epochs if recipe is not None else None,
     )
+    return config if previous is None else with_previous(config, previous)
+
+
+def with_previous(config: CompressionConfig, previous: Recipe) -> CompressionConfig:
+    """Let what a model's own recipe did lastingly go on under ``config``, which comes from a recipe or has nothing."""
+    new_quantizers = config.quantization is not None
+    kept = [item for item in lasting(previous) if not (new_quantizers and isinstance(item, QuantizationConfig))]
+    return replace(
+        config,
+        algorithms=_in_order([*config.algorithms, *kept]),
+        raw={**config.raw, "previous_recipe": previous.to_yaml()},
+    )
+
+
+def _in_order(algorithms: list[AlgorithmConfig]) -> tuple[AlgorithmConfig, ...]:
+    # Of two prunings of the same weights, the later one goes on with the masks of the first.
+    return tuple(sorted(algorithms, key=lambda item: (_ORDER.index(type(item)), _first_epoch(item))))
+
+
+def _first_epoch(item: AlgorithmConfig) -> float:
+    return item.start_epoch if isinstance(item, MagnitudeSparsityConfig) else 0.0
 
 
 def read_raw(raw: Mapping[str, Any], source: str) -> CompressionConfig:
@@ -88,7 +112,7 @@ def read_raw(raw: Mapping[str, Any], source: str) -> CompressionConfig:
 
 def lasting(recipe: Recipe) -> list[AlgorithmConfig]:
     """What a recipe whose training is over leaves behind: zeros that stay, and quantizers."""
-    algorithms = _algorithms(recipe, [])
+    algorithms = _algorithms(recipe, [], only=_LASTING)
     parameters: dict[str, None] = {}
     for item in algorithms:
         stays = isinstance(item, MagnitudeSparsityConfig) and item.leave_enabled
@@ -101,16 +125,30 @@ def lasting(recipe: Recipe) -> list[AlgorithmConfig]:
     return found + [replace(item, start_epoch=0.0, freeze_epoch=None) for item in quantization]
 
 
-def dropped_layers(recipe: Recipe) -> list[LayerDroppingConfig]:
-    """The layers that a recipe whose training is over has removed."""
-    found = (item for item in _algorithms(recipe, []) if isinstance(item, LayerDroppingConfig))
-    return [replace(item, start_epoch=0.0) for item in found if item.end_epoch is None]
+def dropped_layers(recipe: Recipe) -> LayerDroppingConfig | None:
+    """The layers that a recipe whose training is over has removed; None for none."""
+    items = _algorithms(recipe, [], only=("LayerPruningModifier",))
+    found = [item for item in items if isinstance(item, LayerDroppingConfig) and item.end_epoch is None]
+    if not found:
+        return None
+    # At once: a stage may name layers that an earlier one has removed.
+    layers = dict.fromkeys(name for item in found for name in item.layers)
+    return replace(found[0], layers=tuple(layers), start_epoch=0.0)
 
 
-def _algorithms(recipe: Recipe, warnings: list[str]) -> list[AlgorithmConfig]:
+def _algorithms(recipe: Recipe, warnings: list[str], only: Collection[str] = ()) -> list[AlgorithmConfig]:
+    """What the modifiers mean.
+
+    Args:
+        recipe: the modifiers' one.
+        warnings: gets a line for each field that has no effect.
+        only: the types to look at; empty for all. What is over, and left nothing behind, may be what we do not run.
+    """
     algorithms: list[AlgorithmConfig] = []
     pieces: list[RatePiece] = []
     for modifier in recipe.modifiers:
+        if only and modifier.type not in only:
+            continue
         if modifier.type in _RATES:
             _refuse(modifier, "param_groups", "learning rates are set for the whole model")
             pieces.append(_RATES[modifier.type](modifier))
@@ -118,6 +156,13 @@ def _algorithms(recipe: Recipe, warnings: list[str]) -> list[AlgorithmConfig]:
             algorithms += _READERS[modifier.type](modifier, warnings)
     if pieces:
         algorithms.append(LearningRateConfig(place=recipe.source, pieces=tuple(pieces)))
+    quantizations = [item for item in algorithms if isinstance(item, QuantizationConfig)]
+    if len(quantizations) > 1:
+        # Of several stages. A model has one set of quantizers.
+        first, last = min(quantizations, key=lambda item: item.start_epoch), quantizations[-1]
+        algorithms = [item for item in algorithms if not isinstance(item, QuantizationConfig)]
+        algorithms.append(replace(last, start_epoch=first.start_epoch))
+        warnings.append(f"{last.place}: quantization begins where {first.place} says, with the settings of the last")
     return algorithms
 
 
@@ -191,6 +236,8 @@ def _set_parameter(modifier: Any, warnings: list[str]) -> list[AlgorithmConfig]:
             start_epoch=_start(modifier),
             end_epoch=_end(modifier) if gradual else None,
             form=modifier.inter_func if gradual else "linear",
+            strict=modifier.params_strict,
+            update_frequency=modifier.update_frequency if gradual and modifier.update_frequency > 0 else None,
         )
     ]
 
@@ -280,6 +327,11 @@ def _quantization(modifier: Any, warnings: list[str]) -> list[AlgorithmConfig]:
     settings |= _from_scheme(modifier, warnings) if modifier.is_new_form else _from_legacy(modifier, warnings)
     if modifier.num_calibration_steps is not None:
         settings["calibration_samples"] = int(modifier.num_calibration_steps)
+        # SparseML counts batches, and a recipe does not know how large they are.
+        warnings.append(
+            f"{modifier.place}.num_calibration_steps: is taken as {modifier.num_calibration_steps} samples, not "
+            "batches; write the steps times the batch size"
+        )
     freeze = modifier.disable_quantization_observer_epoch
     return [
         QuantizationConfig(
@@ -297,6 +349,16 @@ def _from_legacy(modifier: Any, warnings: list[str]) -> dict[str, Any]:
     for field in ("activation_qconfig_kwargs", "weight_qconfig_kwargs"):
         if getattr(modifier, field):
             warnings.append(f"{modifier.place}.{field}: has no effect, observers are NNCF's")
+    for field in ("quantize_linear_activations", "quantize_conv_activations", "quantize_embedding_activations"):
+        if not getattr(modifier, field):
+            warnings.append(
+                f"{modifier.place}.{field}: has no effect, outputs are quantized where another layer takes them as INT8"
+            )
+    if modifier.custom_quantizable_module_types:
+        warnings.append(
+            f"{modifier.place}.custom_quantizable_module_types: has no effect, NNCF quantizes by operation, whatever "
+            "the class of the module"
+        )
     ignored = list(modifier.exclude_module_types or ())
     if not modifier.quantize_embeddings:
         ignored.append("Embedding")
@@ -329,6 +391,10 @@ def _from_scheme(modifier: Any, warnings: list[str]) -> dict[str, Any]:
         for name in names
         if not name[:1].isupper()
     )
+    if not modifier.strict and settings["ignored_scopes"]:
+        warnings.append(
+            f"{modifier.place}.strict: has no effect, a path in ignore that matches nothing is an error; remove it"
+        )
     scheme = modifier.scheme
     if scheme == "tensorrt":
         settings["preset"] = "performance"
@@ -344,6 +410,8 @@ def _from_arguments(modifier: Any, scheme: Mapping[str, Any], warnings: list[str
         bits = (scheme.get(name) or {}).get("num_bits", 8)
         if scheme.get(name) is None or bits != 8:
             raise ConfigError(f"{place}.{name}: weights and inputs are computed in 8 bits; write num_bits: 8")
+        if scheme[name].get("kwargs"):
+            warnings.append(f"{place}.{name}.kwargs: has no effect, observers are NNCF's")
     if not scheme["weights"].get("symmetric", True):
         warnings.append(f"{place}.weights.symmetric: weights are symmetric all the same, which the INT8 kernels want")
     if scheme.get("output_activations") is not None:

@@ -1,6 +1,7 @@
 """benchmark: a table of figures that hang together, and its mistakes."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -68,13 +69,22 @@ def test_mistakes(folder: Path, tmp_path: Path) -> None:
         ([tmp_path / "empty"], UsageError, "holds no exported model"),
         ([pointing, "--runtime", "onnxruntime"], UsageError, "holds no model for onnxruntime"),
         ([folder, "--json", tmp_path / "no" / "f.json"], UsageError, "--json .*: the folder does not exist"),
+        ([folder, "--json", tmp_path / "empty"], UsageError, "--json .*empty: is a folder; name a file"),
+        ([folder, "--sequence_length", "16", "300"], UsageError, "takes at most 128 tokens, sequence_length is 300"),
         ([broken, "--runtime", "onnxruntime"], IntegrityError, "a.onnx: cannot be loaded"),
         ([write_static(tmp_path / "s.xml", "input_ids")], UsageError, "s.xml: cannot run .* try another shape"),
         ([write_static(tmp_path / "p.xml", "pixels")], UsageError, "has an input pixels"),
     ):
         with pytest.raises(error, match=message) as caught:
-            main([*map(str, words), *quick])
+            main([str(words[0]), *quick, *map(str, words[1:])])
         assert "\n" not in str(caught.value)
+    assert not [*(tmp_path / "empty").iterdir(), *tmp_path.glob(".*")]
+
+
+def test_a_folder_that_is_not_writable(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(UsageError, match="--json .*f.json: the folder .* is not writable; choose another"):
+        main([str(folder), "--iterations", "1", "--json", str(tmp_path / "f.json")])
 
 
 @pytest.mark.parametrize("words", [["--batch_size", "0"], ["--seconds", "0"], ["--runtime", "tensorrt"]])

@@ -107,8 +107,16 @@ def test_longer_texts(deployed: Callable[[str], Path], caplog: pytest.LogCapture
         ("masked", "fill-mask", ["the sun"], "text: has no mask token; put .MASK. where"),
         ("masked", "fill-mask", [["a [MASK]", "[MASK] [MASK]"]], "text 2: has 2 mask tokens"),
         ("masked", "fill-mask", [""], "text: is empty"),
+        ("masked", "fill-mask", [None], "text: is missing; give a text"),
+        ("masked", "fill-mask", [["[MASK]", 3]], "text 2: is a int"),
         ("classes", "text-classification", [""], "text: is empty"),
         ("classes", "text-classification", [["a", 7]], "text 2: is a int"),
+        ("classes", "text-classification", [None], "text: is missing"),
+        ("classes", "text-classification", [{"text": None, "text_pair": "my"}], "text: is missing"),
+        ("classes", "text-classification", [{"text": "my", "text_pair": " "}], "text: is empty"),
+        ("classes", "text-classification", ["a", 3], "text: is a int"),
+        ("tokens", "token-classification", [None], "text: is missing"),
+        ("tokens", "token-classification", [{"texts": "a"}], "text: is a dict"),
         ("classes", "text-classification", [["a"], ["b", "c"]], "1 texts and 2 of text_pair"),
         ("tokens", "token-classification", [["a", " "]], "text 2: is empty"),
     ],
@@ -118,3 +126,37 @@ def test_texts_that_are_none(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         pipeline(task, deployed(head))(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("head", "task", "settings", "message"),
+    [
+        ("masked", "fill-mask", {"top_k": "2"}, "top_k '2': must be a whole number, 1 or more"),
+        ("classes", "text-classification", {"batch_size": 0}, "batch_size 0: must be a whole number, 1 or more"),
+        ("tokens", "token-classification", {"ignore_labels": "PER"}, "ignore_labels 'PER': must be a list of labels"),
+        ("tokens", "token-classification", {"ignore_labels": None}, "ignore_labels None: must be a list of labels"),
+        ("tokens", "token-classification", {"top_k": 2}, "top_k: is no setting of token-classification; there are"),
+    ],
+)
+def test_settings_that_are_none(
+    head: str, task: str, settings: dict[str, Any], message: str, deployed: Callable[[str], Path]
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        pipeline(task, deployed(head), **settings)
+
+
+@pytest.mark.parametrize("task", ["fill-mask", "text-classification"])
+def test_numbers_of_results_that_are_none(task: str, deployed: Callable[[str], Path]) -> None:
+    run = pipeline(task, deployed("masked" if task == "fill-mask" else "classes"))
+    with pytest.raises(UsageError, match="top_k '2': must be a whole number, 1 or more"):
+        run("the [MASK]", top_k="2")
+
+
+@pytest.mark.parametrize(
+    ("head", "task"), [("masked", "fill-mask"), ("classes", "text-classification"), ("tokens", "token-classification")]
+)
+def test_half_a_surrogate_pair(head: str, task: str, deployed: Callable[[str], Path]) -> None:
+    run = pipeline(task, deployed(head), **({"ignore_labels": ()} if head == "tokens" else {}))
+    texts = ["the \ud800 sun [MASK]", "the ? sun [MASK]"]
+    first, second = run(texts)
+    assert first == second and run(texts[0]) == run(texts[1])

@@ -98,15 +98,31 @@ def test_windows_of_the_recorded_length(qa_folder: Path) -> None:
         ({"question": " ", "context": "a"}, "question: is empty"),
         ({"question": "a", "context": ""}, "context: is empty"),
         ({"question": ["a", ""], "context": "a"}, "question 2: is empty"),
-        ({"question": 7, "context": "a"}, "question|not iterable"),
+        ({"question": 7, "context": "a"}, "question: is a int; give a text"),
+        ({"question": None, "context": "a"}, "question: is a NoneType"),
+        ({"question": "a", "context": 3}, "context: is a int"),
+        ({"question": ["a", "b"], "context": None}, "context 1: is a NoneType"),
+        ({"question": {"a": "b"}, "context": "a"}, "question: is a dict"),
         ({"question": ["a", "b"], "context": ["a"]}, "2 questions and 1 contexts"),
-        ({"question": "a", "context": "a", "top_k": 0}, "top_k 0"),
+        ({"question": "a", "context": "a", "top_k": 0}, "top_k 0: must be a whole number, 1 or more"),
+        ({"question": "a", "context": "a", "top_k": "2"}, "top_k '2': must be a whole number"),
         ({"question": "my name " * 40, "context": "a"}, "question: has 80 tokens, a window has 64"),
     ],
 )
 def test_questions_that_cannot_be_answered(arguments: dict[str, Any], message: str, qa_folder: Path) -> None:
-    with pytest.raises((UsageError, TypeError), match=message):
+    with pytest.raises(UsageError, match=message):
         pipeline("qa", qa_folder)(**arguments)
+
+
+def test_half_a_surrogate_pair(qa_folder: Path) -> None:
+    """Places stay, also behind it; what is found can be printed."""
+    qa = pipeline("qa", qa_folder)
+    context = "\ud800 . My name is Snorlax"
+    answer = qa(f"{NAME} \ud800", context)
+    assert (answer["answer"], answer["start"]) == ("Snorlax", context.index("Snorlax"))
+    assert qa(NAME, [context, CONTEXT])[0]["start"] == context.index("Snorlax")
+    broken = qa(NAME, "My name is Snor\ud800lax")["answer"]
+    assert broken.encode() and "\ud800" not in broken
 
 
 def test_a_question_that_is_cut(qa_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -120,10 +136,21 @@ def test_a_question_that_is_cut(qa_folder: Path, caplog: pytest.LogCaptureFixtur
         ({"sequence_length": 200}, "takes at most 128 tokens, sequence_length is 200"),
         ({"sequence_length": 0}, "sequence_length 0"),
         ({"max_question_length": 64}, "leaves 0 tokens"),
-        ({"max_answer_length": 0}, "count from 1"),
+        ({"sequence_length": "64"}, "sequence_length '64': must be a whole number, 1 or more"),
+        ({"sequence_length": 64.0}, "sequence_length 64.0: must be a whole number"),
+        ({"sequence_length": True}, "sequence_length True: must be a whole number"),
+        ({"max_answer_length": 0}, "max_answer_length 0: must be"),
+        ({"max_question_length": "9"}, "max_question_length '9': must be"),
+        ({"doc_stride": -1}, "doc_stride -1: must be a whole number, 0 or more"),
+        ({"batch_size": 2.5}, "batch_size 2.5: must be"),
+        ({"top_k": None}, "top_k None: must be"),
+        ({"threads": -1}, "threads -1: must be a whole number, 0 or more"),
+        ({"max_answer_lenght": 3}, 'is no setting of question-answering .did you mean "max_answer_length"'),
+        ({"maxx": 3}, "maxx: is no setting of question-answering; there are sequence_length, doc_stride"),
+        ({"runtime": 3}, "runtime 3: not known"),
     ],
 )
-def test_settings_that_do_not_fit(settings: dict[str, int], message: str, qa_folder: Path) -> None:
+def test_settings_that_do_not_fit(settings: dict[str, Any], message: str, qa_folder: Path) -> None:
     with pytest.raises(UsageError, match=message):
         pipeline("qa", qa_folder, **settings)
 
@@ -133,6 +160,21 @@ def test_settings_that_do_not_fit(settings: dict[str, int], message: str, qa_fol
     [
         ({"config__json": None}, None, UsageError, "config.json: no such file"),
         ({"config__json": b"{"}, None, IntegrityError, "not valid JSON"),
+        (
+            {"config__json": b'{"sequence_length": "abc"}'},
+            None,
+            IntegrityError,
+            "json: sequence_length is 'abc', not a",
+        ),
+        ({"config__json": b'{"sequence_length": 64.5}'}, None, IntegrityError, "sequence_length is 64.5, not a number"),
+        ({"config__json": b'{"sequence_length": true}'}, None, IntegrityError, "sequence_length is True, not a number"),
+        ({"config__json": b'{"max_position_embeddings": "128"}'}, None, IntegrityError, "is '128', not a number of"),
+        ({"config__json": b'{"max_position_embeddings": 0}'}, None, IntegrityError, "is 0, not a number of tokens"),
+        ({"config__json": b'{"architectures": 3}'}, None, IntegrityError, "architectures is 3, not a list of names"),
+        ({"config__json": b'{"architectures": "B"}'}, None, IntegrityError, "architectures is 'B', not a list"),
+        ({"config__json": b'{"id2label": ["a"]}'}, None, IntegrityError, "id2label is .*, not an object"),
+        ({"config__json": b'{"pad_token_id": "1"}'}, None, IntegrityError, "pad_token_id is '1', not a whole number"),
+        ({"tokenizer_config__json": None}, None, IntegrityError, "tokenizer_config.json: is missing, and texts would"),
         ({"tokenizer__json": None, "vocab__txt": None}, None, UsageError, "has no tokenizer"),
         ({"model__onnx": b"\x08\x01"}, "onnxruntime", IntegrityError, "cannot be loaded"),
         ({"model__onnx": None}, "onnxruntime", UsageError, "holds no model.onnx"),
@@ -170,9 +212,26 @@ def test_files(qa_folder: Path, broken: Callable[..., Path]) -> None:
         pipeline("qa", broken(model__onnx=truncated) / "model.onnx")
 
 
+def test_a_tokenizer_of_others_needs_no_settings(qa_folder: Path, broken: Callable[..., Path]) -> None:
+    """Only what was exported with them needs them."""
+    folder = broken(tokenizer_config__json=None, parity__json=None)
+    assert pipeline("qa", folder)(NAME, CONTEXT)["score"] > 0
+
+
+def test_a_configuration_that_is_a_folder(broken: Callable[..., Path]) -> None:
+    folder = broken(config__json=None)
+    (folder / "config.json").mkdir()
+    with pytest.raises(UsageError, match="config.json: cannot be read"):
+        pipeline("qa", folder)
+
+
 def test_other_tasks(qa_folder: Path, deployed: Callable[[str], Path]) -> None:
     with pytest.raises(UsageError, match="'question answring': not known .did you mean \"question-answering\""):
         pipeline("question answring", qa_folder)
+    with pytest.raises(UsageError, match="task None: is a NoneType; give a name, such as question-answering"):
+        pipeline(None, qa_folder)
+    with pytest.raises(UsageError, match="model_path None: is a NoneType; name a folder with a model"):
+        pipeline("qa", None)
     with pytest.raises(UsageError, match="holds a BertForQuestionAnswering.*its task is question-answering"):
         pipeline("fill-mask", qa_folder)
     config = (deployed("classes") / "config.json").read_text()

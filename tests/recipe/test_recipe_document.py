@@ -43,6 +43,8 @@ def test_variables_and_tags() -> None:
         f"+++{BASE}+++\n",
         f"---{BASE}",
         f"# a comment\n{BASE}",
+        f"# a comment\n\n<!-- another -->\n%YAML 1.1\n---{BASE}---\n",
+        f"---{BASE}---\nNote: Markdown.\n\n```yaml\nmodifiers:\n```\n",
         BASE.replace("\n", "\r\n"),
         "\ufeff" + BASE,
         f"---{BASE}---\n".replace("\n", "\r\n"),
@@ -253,6 +255,10 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 )
 
 
+# Each level is a list of four times the next.
+LISTS = "".join(f"v{i}: [{', '.join([f'eval(v{i + 1})'] * 4)}]\n" for i in range(12)) + "v12: 1\n"
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
@@ -295,6 +301,31 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("a: !!binary x\n" + BASE, "recipe.yaml: "),
         ("stage_epochs: both\n" + BASE, 'stage_epochs: is \'both\', must be "relative" or "absolute"'),
         ("a: 1\n" * 200_001, "characters; 1000000 are the most"),
+        ("a: !!bool maybe\n" + BASE, "not YAML at line 1, column 4: 'maybe' is not true or false"),
+        ("a: !!int +\n" + BASE, "line 1, column 4: '+' is not a whole number"),
+        ("a: !!int 0x" + "f" * 5000 + "\n" + BASE, "is not a whole number of at most 300 digits"),
+        (f"a: {'1' * 5000}\n" + BASE, "is not a whole number of at most 300 digits"),
+        ("a: !!float ''\n" + BASE, "line 1, column 4: '' is not a number"),
+        ("a: {!!int foo: 1}\n" + BASE, "line 1, column 5: 'foo' is not a whole number"),
+        ("a: !!timestamp foo\n" + BASE, "a tag that is no modifier's at line 1, column 4"),
+        ("a: !!omap [b: !X {c: 1}]\n" + BASE, "a tag that is no modifier's at line 1, column 4"),
+        ('a: "\\UFFFFFFFF"\n' + BASE, "recipe.yaml: cannot be read: "),
+        ("!Foo : 1\n" + BASE, "recipe.yaml: has a key with the tag !Foo; keys are names"),
+        ("modifiers:\n  - !X\n    !Foo : 1\n", "recipe.yaml: modifiers[0]: has a key with the tag !Foo"),
+        ("a: {0.8: b, 0.80: c}\n" + BASE, "recipe.yaml: a.0.80: is given twice"),
+        ("a: 0.9\nb: {0.9: x, eval(a): y}\n" + BASE, "b: the key eval(a) is 0.9, as another one is"),
+        ("a: [1]\nb: {eval(a): x}\n" + BASE, "b: the key eval(a) is a list or a mapping"),
+        (LISTS + BASE, "v3: the recipe has more than 200000 entries, with its variables filled in"),
+        (f"v: [{'1,' * 999}]\nmodifiers:\n" + "  - !X {a: eval(v)}\n" * 300, "the recipe has more than 200000"),
+        (
+            f"v: [{'1,' * 9999}]\n" + "".join(f"s{i}: {{w: eval(v), modifiers: [!X ]}}\n" for i in range(30)),
+            "recipe.yaml: s19.w: the recipe has more than 200000",
+        ),
+        ("v40: 1\n" + "".join(f"v{i}: [eval(v{i + 1})]\n" for i in range(39, -2, -1)) + BASE, "v-1: is nested more"),
+        (
+            "".join(f"v{i}: {'[' * 30}eval(v{i + 1}){']' * 30}\n" for i in range(50)) + "v50: 1\n" + BASE,
+            "recipe.yaml: cannot be read: it is nested too deeply",
+        ),
     ],
 )
 def test_bad_texts_are_one_line(text: str, message: str) -> None:
@@ -308,3 +339,50 @@ def test_bad_texts_are_one_line(text: str, message: str) -> None:
 def test_lines_of_markdown_are_those_of_the_file() -> None:
     with pytest.raises(ConfigError, match="not YAML at line 5, column 2"):
         read("# Title\n\n---\na: [1\nb: 2\n---\n")
+
+
+MORE = "other_modifiers:\n  - !X {a: 1}\n"
+
+
+@pytest.mark.parametrize(
+    "text, refused",
+    [
+        (f"{MORE}---{BASE}---\n", {"r.yaml", "R.YML", "--recipe"}),
+        (f"---{BASE}---\n{MORE}", {"r.yaml", "R.YML", "--recipe"}),
+        (f"---{BASE}---\nText\n---\nstage:\n  modifiers: []\n", {"r.yaml", "R.YML", "--recipe"}),
+        (f"num_epochs: 3\n---{BASE}---\n", {"r.yaml", "R.YML", "--recipe"}),
+        (f"Text in front\n---{BASE}---\n", {"r.yaml", "R.YML"}),
+    ],
+)
+@pytest.mark.parametrize("source", ["r.yaml", "R.YML", "r.md", "--recipe"])
+def test_a_recipe_is_one_document(text: str, refused: set[str], source: str) -> None:
+    if source in refused:
+        with pytest.raises(ConfigError, match=f'^{source}: a line "---" .* a recipe is one document: remove the line'):
+            read_document(text, source)
+    else:
+        assert [item.name for item in read_document(text, source).stages[0].modifiers] == ["EpochRangeModifier"]
+
+
+def test_keys_may_be_computed() -> None:
+    text = "a: 0.8\nb: 0.9\nmodifiers:\n  - !X {final: {eval(a): [x], eval(b): [y]}}\n"
+    assert fields(text) == {"final": {0.8: ["x"], 0.9: ["y"]}}
+    with pytest.raises(ConfigError, match=r"modifiers\[0\].final: the key eval\(b\) is 0.9, as another one is; put"):
+        fields(text, {"a": 0.9})
+
+
+def test_a_key_that_is_an_alias_follows_its_variable() -> None:
+    text = "n: &n 30\nmodifiers:\n  - !X {a: {*n : x}, b: *n}\n"
+    assert fields(text, {"n": 3}) == {"a": {3: "x"}, "b": 3}
+
+
+def test_lists_of_lists_are_counted_once_for_each_use() -> None:
+    chain = "".join(f"v{i}: eval(v{i + 1})\n" for i in range(50)) + "v50: [1, 2]\n"
+    assert fields(chain + "modifiers:\n  - !X {a: eval(v0)}\n") == {"a": [1, 2]}
+
+
+def test_arguments_are_not_nested_deeply() -> None:
+    deep: list[Any] = []
+    for _ in range(60):
+        deep = [deep]
+    with pytest.raises(ConfigError, match="is nested more than 40 levels deep"):
+        read(BASE, {"target": deep})

@@ -1,5 +1,6 @@
 """What --recipe and --recipe_args may be."""
 
+import dataclasses
 import io
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from nncf_transformers.config.errors import ConfigError
+from nncf_transformers.flags import CompressionFlags
 from nncf_transformers.recipe import load_recipe, parse_arguments
 
 TEXT = "num_epochs: 3\nmodifiers:\n  - !EpochRangeModifier {start_epoch: 0, end_epoch: eval(num_epochs)}\n"
@@ -58,6 +60,55 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "standard input is empty" in refused("-")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe"), encoding="utf-8"))
     assert "standard input is no UTF-8 text" in refused("-")
+
+
+def flags_with(monkeypatch: pytest.MonkeyPatch, data: bytes | None) -> CompressionFlags:
+    # As Python opens it with LANG=C, when any byte is a text.
+    stream = None if data is None else io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="surrogateescape")
+    monkeypatch.setattr(sys, "stdin", stream)
+    return CompressionFlags(recipe="-")
+
+
+def test_flags_keep_what_standard_input_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = flags_with(monkeypatch, f"\ufeff{TEXT}".encode())
+    first = flags.check()
+    assert first is not None and first.epochs == 3
+    assert flags.check() == first
+    assert dataclasses.replace(flags).check() == first
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (None, "--recipe: standard input is closed; pipe a recipe into it"),
+        (b"", "--recipe: standard input is empty; pipe a recipe into it"),
+        (b" \n", "--recipe: standard input is empty"),
+        ("modifiers: é".encode("latin-1"), "--recipe: standard input is no UTF-8 text (byte 11); save the recipe as"),
+        (b"\0", "--recipe: standard input is a binary file"),
+        (b"a" * 4_000_001, "--recipe: standard input has more than 4000000 bytes"),
+        (b"recipe.yaml", "--recipe: is no recipe: a recipe is a mapping"),
+        (b"recipe.yaml\n", "--recipe: is no recipe: a recipe is a mapping"),
+        (b"zoo:bert", "--recipe: is no recipe: a recipe is a mapping"),
+        (b"-", "--recipe: "),
+    ],
+)
+def test_flags_refuse_standard_input(
+    monkeypatch: pytest.MonkeyPatch, recipe_file: Path, data: bytes | None, message: str
+) -> None:
+    monkeypatch.chdir(recipe_file.parent)
+    flags = flags_with(monkeypatch, data)
+    for _ in range(2 if data and b"recipe" in data else 1):
+        with pytest.raises(ConfigError) as error:
+            flags.check()
+        assert str(error.value).startswith(message)
+        assert "\n" not in str(error.value)
+
+
+def test_standard_input_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = flags_with(monkeypatch, b"")
+    sys.stdin.close()
+    with pytest.raises(ConfigError, match="standard input cannot be read"):
+        flags.check()
 
 
 @pytest.mark.parametrize(
@@ -139,6 +190,12 @@ def test_arguments(text: str | None, expected: dict[str, Any]) -> None:
         ('{"a": 1', "--recipe_args: is not JSON"),
         ("[1]", "--recipe_args: is a JSON list, must be an object"),
         ("[" * 100_000, "--recipe_args: is not JSON"),
+        ('{"a": 1, "a": 2}', "--recipe_args: a is given twice; keep one of them"),
+        ('{"a": {"b": 1, "b": 2}}', "--recipe_args: b is given twice"),
+        (f"a={'1' * 5000}", "--recipe_args: a: '1111"),
+        (f"a={'[' * 1200}", "--recipe_args: a: '[[[["),
+        ("a=!!int foo", "--recipe_args: a: 'foo' is not a whole number"),
+        ('a="\\UFFFFFFFF"', "--recipe_args: a: "),
         ("num_epoch=3", '--recipe_args: --recipe has no variable "num_epoch" (did you mean "num_epochs"?)'),
         ("num_epochs=soon", '--recipe: modifiers[0].end_epoch: is "soon", must be an epoch from 0'),
     ],

@@ -7,6 +7,7 @@ from recipe_fields import MINIMAL, P
 
 from nncf_transformers.config.errors import ConfigError
 from nncf_transformers.recipe.modifiers import read_modifier
+from nncf_transformers.recipe.modifiers.fields import show
 
 
 @pytest.mark.parametrize(
@@ -174,3 +175,25 @@ def test_wrong_values_are_named_with_their_place(name: str, fields: dict[str, An
     assert text.startswith("r.yaml: m[0]")
     assert message in text
     assert len(text) < 400
+
+
+@pytest.mark.parametrize(
+    "value, shown",
+    [
+        ([1, "a", (0.5, None)], "[1, 'a', [0.5, None]]"),
+        ({0.8: ["x"], "y": {}}, "{0.8: ['x'], 'y': {}}"),
+        ("x" * 58, f'"{"x" * 58}"'),
+        ("x" * 59, f'"{"x" * 56}…'),
+        (list(range(100)), "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16…"),
+    ],
+)
+def test_values_are_shown_short(value: Any, shown: str) -> None:
+    assert show(value) == shown
+    assert len(shown) <= 60
+
+
+def test_of_a_huge_value_the_beginning_is_rendered() -> None:
+    huge: list[Any] = ["text"]
+    for _ in range(60):
+        huge = [huge, huge]  # 2 ** 60 texts
+    assert show(huge) == "[" * 57 + "…"

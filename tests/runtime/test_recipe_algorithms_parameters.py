@@ -1,8 +1,10 @@
-"""Names of parameters in recipes."""
+"""Names of parameters in recipes, and how parameters are filled."""
 
 import re
 
+import numpy as np
 import pytest
+from recipe_loop import EPOCH, Loop, settings
 from tiny import tiny_batches, tiny_model
 from torch import nn
 
@@ -14,6 +16,7 @@ from nncf_transformers.config import (
     ConstantSparsityConfig,
     LayerDroppingConfig,
     MagnitudeSparsityConfig,
+    SetParameterConfig,
 )
 from nncf_transformers.config.parameters import original_names, resolve_parameters
 from nncf_transformers.inputs import model_inputs
@@ -123,3 +126,29 @@ def test_names_are_those_of_before_layers_were_dropped(family: str) -> None:
     assert found(f"re:{stack}", model=model) == [name.replace(f"{stack}.3", f"{stack}.0") for name in last]
     head = [name for name in present if name.startswith("qa_outputs")]
     assert head and all(present[name] == name for name in head)
+
+
+def test_parameters_to_fill_that_need_not_be_there(caplog: pytest.LogCaptureFixture) -> None:
+    names = ("none", QUERY.format(0))
+    loop = Loop(settings(SetParameterConfig(place="r", parameters=names, init_value=0.5, strict=False)))
+    assert 'r.params: "none" matches no parameter' in caplog.text
+    assert bool((loop.model.get_parameter(names[1]) == 0.5).all())
+    with pytest.raises(ConfigError, match='r.params: "none" matches no parameter'):
+        Loop(settings(SetParameterConfig(place="r", parameters=names)))
+
+
+@pytest.mark.parametrize(
+    ("frequency", "updates"),
+    # Where the value changes, in steps; four are an epoch, and it begins at the second one and ends at the twelfth.
+    [(None, list(range(2, 13))), (1.0, [2, 6, 10, 12]), (0.5, [2, 4, 6, 8, 10, 12]), (0.1, list(range(2, 13)))],
+)
+def test_a_value_changes_as_often_as_is_said(frequency: float | None, updates: list[int]) -> None:
+    config = SetParameterConfig(
+        parameters=(QUERY.format(0),), final_value=1.0, start_epoch=0.5, end_epoch=3.0, update_frequency=frequency
+    )
+    loop, start, end = Loop(settings(config)), round(0.5 * EPOCH), 3 * EPOCH
+    for step in range(start, end + 1):
+        weight = loop.run(step).model.get_parameter(QUERY.format(0)).detach().numpy()
+        latest = max(update for update in updates if update <= step)
+        assert weight == pytest.approx(np.full((32, 32), (latest - start) / (end - start)), abs=1e-6)
+    assert loop.run(end + 1).model.get_parameter(QUERY.format(0)).std() > 0

@@ -12,7 +12,7 @@ from tiny import tiny_batches, tiny_model
 from torch import nn
 from torch.optim import lr_scheduler
 
-from nncf_transformers.algorithms.rates import check_pieces, rate_at
+from nncf_transformers.algorithms.rates import rate_at
 from nncf_transformers.compression import Compression
 from nncf_transformers.config import (
     ConfigError,
@@ -104,31 +104,6 @@ def test_a_piece_that_begins_later_has_epochs_of_its_own() -> None:
     # At its end nothing changes any more.
     assert found("exponential", end=3.5, gamma=0.5) == nothing + [1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
     assert found("constant") == nothing + [1.0] * 8
-
-
-def test_names_of_sparseml() -> None:
-    ours, theirs = {"T_0": 2, "eta_min": 0.01}, {"cycle_epochs": 2, "lr_min": 0.01}
-    assert rates(RatePiece(0.0, None, "cosine_restarts", 0.1, settings=ours), epochs=5) == rates(
-        RatePiece(0.0, None, "cosine_restarts", 0.1, settings=theirs), epochs=5
-    )
-
-
-@pytest.mark.parametrize(
-    ("piece", "message"),
-    [
-        (RatePiece(0.0, None, "sinus", 0.1), 'has no form "sinus"'),
-        (RatePiece(2.0, 1.0, "linear", 0.1, 0.0), "is 1, must be greater than start_epoch, 2"),
-        (RatePiece(0.0, None, "linear", 0.1, 0.0), "needs final_lr and end_epoch"),
-        (RatePiece(0.0, None, "step", 0.1), '"step" needs "step_size"'),
-        (RatePiece(0.0, None, "step", 0.1, settings={"step_size": 0}), "must be greater than 0"),
-        (RatePiece(0.0, None, "exponential", 0.1, settings={"gama": 0.5}), r'unknown "gama" .did you mean "gamma"'),
-    ],
-)
-def test_wrong_pieces(piece: RatePiece, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        check_pieces([piece], "r.yaml")
-    with pytest.raises(ConfigError, match=message):
-        Compression(settings(LearningRateConfig(place="r.yaml", pieces=(piece,))))
 
 
 def test_groups_keep_their_proportions() -> None:

@@ -1,7 +1,7 @@
 """What the fields of modifiers may be: each function makes a reader, which checks one value and returns it."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any
 
 from nncf_transformers.config.errors import ConfigError, nearest
@@ -20,10 +20,32 @@ MAX_EPOCH = 1e6
 def show(value: Any) -> str:
     """A value for a message, as YAML would have it and short."""
     names = {None: "null", True: "true", False: "false"}
-    text = names[value] if value is None or isinstance(value, bool) else f"{value}"
-    if isinstance(value, str):
-        text = f'"{value}"'
-    return text if len(text) <= 60 else f"{text[:57]}…"
+    if value is None or isinstance(value, bool):
+        return names[value]
+    text = ""
+    for piece in [f'"{value[:60]}"'] if isinstance(value, str) else _pieces(value):
+        text += piece
+        if len(text) > 60:
+            return f"{text[:57]}…"
+    return text
+
+
+def _pieces(value: Any) -> Iterator[str]:
+    """The text of a value bit by bit: of a huge one, nobody needs more than the beginning."""
+    if isinstance(value, Mapping):
+        yield "{"
+        for index, (key, item) in enumerate(value.items()):
+            yield f"{', ' if index else ''}{key!r}: "
+            yield from _pieces(item)
+        yield "}"
+    elif isinstance(value, (list, tuple)):
+        yield "["
+        for index, item in enumerate(value):
+            yield ", " if index else ""
+            yield from _pieces(item)
+        yield "]"
+    else:
+        yield repr(value)
 
 
 def wrong(place: str, value: Any, what: str) -> ConfigError:

@@ -188,13 +188,18 @@ class TrainableParamsModifier(Modifier):
 
 @dataclass(frozen=True, kw_only=True)
 class SetParamModifier(Modifier):
-    """Parameters that are set to a number."""
+    """Parameters that are set to a number at ``start_epoch``, and trained as usual from there."""
 
     params: Params
     val: Number
     params_strict: Flag = True
     start_epoch: Start = 0.0
     end_epoch: End = -1.0
+
+    idle_fields: ClassVar[Mapping[str, Any]] = {"end_epoch": -1.0}
+
+    def check(self, given: Mapping[str, Any]) -> None:
+        """An end has no effect, as in SparseML."""
 
 
 @dataclass(frozen=True, kw_only=True)
