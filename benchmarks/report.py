@@ -236,7 +236,7 @@ def _table_row(
 def _spread(row: Mapping[str, Any], runtime: str) -> str:
     """The quartiles of the latency, where they were kept."""
     spread = (row.get("latency_spread_ms") or {}).get(runtime)
-    return f'<small class="soft">{_number(spread[0])}–{_number(spread[1])}</small>' if spread else ""
+    return f'<br><small class="soft">{_number(spread[0])}–{_number(spread[1])}</small>' if spread else ""
 
 
 def _why(row: Mapping[str, Any]) -> str:
