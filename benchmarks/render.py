@@ -177,9 +177,9 @@ def pipelines() -> str:
     for name, row in record.items():
         what, _, runtime = name.rpartition(", ")
         runtime = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}[runtime]
-        lines.append(f"| {what} | {runtime} | {row['bare_ms']:.2f} | {row['pipeline_ms']:.2f} | {row['ratio']:.2f} × |")
+        lines.append(f"| {what} | {runtime} | {row['bare_ms']:.2f} | {row['pipeline_ms']:.2f} | {row['ratio']:.3f} × |")
         if row["ratio"] > MOST_ADDED:
-            slow.append(f"{what} in {runtime} ({row['ratio']:.2f} ×)")
+            slow.append(f"{what} in {runtime} ({row['ratio']:.3f} ×)")
     most = f"{100 * (MOST_ADDED - 1):.0f} %"
     said = f"**More than {most} are added to {'; '.join(slow)}**" if slow else f"Nowhere are more than {most} added"
     return "\n".join(lines) + f"\n\n{said}. All of it is in `benchmarks/measured/bench-pipeline.json`."

@@ -351,12 +351,11 @@ class Compression:
 
     def _in_turn(self) -> list[Algorithm]:
         """The methods, those that hold parameters last: what is over lets go before another takes hold of the same."""
-        holds = {
-            id(item): self.clock.within(item.config.start_epoch, item.config.end_epoch)
-            for item in self.algorithms
-            if isinstance(item, Trainable)
-        }
-        return sorted(self.algorithms, key=lambda item: holds.get(id(item), False))
+
+        def holds(item: Algorithm) -> bool:
+            return isinstance(item, Trainable) and self.clock.within(item.config.start_epoch, item.config.end_epoch)
+
+        return sorted(self.algorithms, key=holds)
 
     def identify(self, model: nn.Module, rows: Callable[[Iterable[int]], Iterable[Batch]], count: int) -> None:
         """Let a cache of the teacher's answers know which data it is for.

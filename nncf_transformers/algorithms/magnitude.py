@@ -97,17 +97,11 @@ class Schedule:
         return schedules.level(progress, first, config.final_sparsity, config.schedule, config.power, config.concave)
 
     def latest_update(self, step: int) -> int | None:
-        """The last step up to ``step`` at which the masks are to be updated; None before the start.
-
-        It depends on nothing but the step, so a training that is resumed updates its masks when one without a break
-        would have done so.
-        """
+        """The last step up to ``step`` at which the masks are to be updated; None before the start."""
         if step < self.start:
             return None
-        every = 1
-        if self.config.update_frequency is not None:
-            every = max(1, int(self.config.update_frequency * self.steps_per_epoch + 1e-6))
-        steps = [step - (step - self.start) % every, self.end]
+        often = schedules.latest_update(step, self.start, self.config.update_frequency, self.steps_per_epoch)
+        steps = [often, self.end]
         if self.config.schedule == "multistep":
             steps += [self._step(epoch) for epoch in self.config.multistep_epochs]
         return max(due for due in steps if due <= step)

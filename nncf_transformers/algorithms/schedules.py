@@ -34,6 +34,21 @@ def level(
     return start + (end - start) * _fraction(progress, form, power, concave)
 
 
+def latest_update(step: int, start: int, frequency: float | None, steps_per_epoch: int) -> int:
+    """The last step up to ``step`` at which something that is updated now and then is due.
+
+    It depends on nothing but the step, so a training that is resumed updates when one without a break would have.
+
+    Args:
+        step: not before ``start``.
+        start: the step of the first update.
+        frequency: epochs between two updates; None for every step.
+        steps_per_epoch: optimizer steps.
+    """
+    every = 1 if frequency is None else max(1, int(frequency * steps_per_epoch + 1e-6))
+    return step - (step - start) % every
+
+
 def _fraction(progress: float, form: str, power: float, concave: bool) -> float:
     """The part of the way from start to end that is done."""
     if form == "polynomial":

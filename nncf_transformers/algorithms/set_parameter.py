@@ -56,15 +56,12 @@ class SetParameter(Algorithm):
             model.get_parameter(name).fill_(value)
 
     def _progress(self, clock: Clock, end_epoch: float) -> float:
-        """The part of the interval that was over at the latest update, which nothing but the step decides."""
+        """The part of the interval that was over at the latest update."""
         config, length = self.config, clock.steps_per_epoch
         if not length:
             return 0.0
-        every = 1
-        if config.update_frequency is not None:
-            # As for masks, see Schedule.latest_update of algorithms/magnitude.py.
-            every = max(1, int(config.update_frequency * length + 1e-6))
-        latest = clock.step - (clock.step - (clock.step_of(config.start_epoch) or 0)) % every
+        start = clock.step_of(config.start_epoch) or 0
+        latest = schedules.latest_update(clock.step, start, config.update_frequency, length)
         return (latest / length - config.start_epoch) / (end_epoch - config.start_epoch)
 
     def state(self) -> dict[str, Any]:

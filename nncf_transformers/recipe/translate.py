@@ -176,6 +176,11 @@ def _end(modifier: Any) -> float | None:
     return None if modifier.end_epoch < 0 else float(modifier.end_epoch)
 
 
+def _interval(modifier: Any) -> dict[str, Any]:
+    """Where a modifier stands, and between which epochs it acts."""
+    return {"place": modifier.place, "start_epoch": _start(modifier), "end_epoch": _end(modifier)}
+
+
 def _refuse(modifier: Any, field: str, reason: str, *harmless: Any) -> None:
     """Refuse a field that has another value than None or ``harmless``."""
     value = getattr(modifier, field, None)
@@ -215,12 +220,10 @@ def _weight_decay(modifier: Any, warnings: list[str]) -> list[AlgorithmConfig]:
 def _trainable(modifier: Any, warnings: list[str]) -> list[AlgorithmConfig]:
     return [
         TrainableConfig(
-            place=modifier.place,
             parameters=tuple(modifier.params),
             trainable=modifier.trainable,
             strict=modifier.params_strict,
-            start_epoch=_start(modifier),
-            end_epoch=_end(modifier),
+            **_interval(modifier),
         )
     ]
 
@@ -281,23 +284,13 @@ def _structure(mask_type: Any) -> str:
 
 def _constant(modifier: Any, warnings: list[str]) -> list[AlgorithmConfig]:
     return [
-        ConstantSparsityConfig(
-            place=modifier.place,
-            parameters=tuple(modifier.params),
-            start_epoch=_start(modifier),
-            end_epoch=_end(modifier),
-        )
+        ConstantSparsityConfig(parameters=tuple(modifier.params), **_interval(modifier)),
     ]
 
 
 def _layer_dropping(modifier: Any, warnings: list[str]) -> list[AlgorithmConfig]:
     return [
-        LayerDroppingConfig(
-            place=modifier.place,
-            layers=tuple(modifier.layers),
-            start_epoch=_start(modifier),
-            end_epoch=_end(modifier),
-        )
+        LayerDroppingConfig(layers=tuple(modifier.layers), **_interval(modifier)),
     ]
 
 
@@ -306,12 +299,10 @@ def _distillation(modifier: Any, warnings: list[str]) -> list[AlgorithmConfig]:
         warnings.append(f"{modifier.place}.teacher_input_keys: the teacher gets all inputs that it takes")
     return [
         DistillationConfig(
-            place=modifier.place,
             weight=float(modifier.hardness),
             temperature=float(modifier.temperature),
             outputs=tuple(modifier.distill_output_keys or ()),
-            start_epoch=_start(modifier),
-            end_epoch=_end(modifier),
+            **_interval(modifier),
         )
     ]
 
