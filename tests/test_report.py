@@ -22,7 +22,7 @@ from nncf_transformers.errors import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 EVIL = "<script>alert('x')</script> & \"<b>\""
-VOID = {"meta", "link", "wbr"}
+VOID = {"br", "meta", "link", "wbr"}
 
 
 def quantizers(layers: int, seed: int) -> list[dict[str, Any]]:
