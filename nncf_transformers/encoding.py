@@ -1,8 +1,7 @@
 """Texts as rows of a model's inputs, run so that a row's result does not depend on its company.
 
 A row is padded to a width that follows from its own length, and runs with rows of that width only. So whoever asks
-for many texts at once gets what one after the other gives, which matters where INT8 is near a rounding. The few widths
-also spare OpenVINO, which prepares itself for every new shape.
+for many texts at once gets what one after the other gives, which matters where INT8 is near a rounding.
 """
 
 from collections import defaultdict
@@ -12,10 +11,7 @@ from typing import Any
 import numpy as np
 
 from nncf_transformers.errors import UsageError
-from nncf_transformers.runtimes import Outputs, Runtime
-
-# Widths are multiples of this.
-_STEP = 8
+from nncf_transformers.runtimes import Exported, Outputs, Runtime
 
 
 def clean(text: str) -> str:
@@ -31,9 +27,12 @@ class Encoder:
         max_length: tokens of a row, special ones included.
         stride: overlap of two rows of one text.
         only_second: of two texts, cut the second only.
+        places: whether one will ask where in the text a token is, which takes longer.
     """
 
-    def __init__(self, tokenizer: Any, max_length: int, *, stride: int = 0, only_second: bool = False) -> None:
+    def __init__(
+        self, tokenizer: Any, max_length: int, *, stride: int = 0, only_second: bool = False, places: bool = True
+    ) -> None:
         from tokenizers import Tokenizer
 
         # The library's own call settles padding and truncation anew each time, which takes longer than the splitting.
@@ -45,12 +44,21 @@ class Encoder:
         self._backend.enable_truncation(
             max_length, stride=stride, strategy=strategy, direction=tokenizer.truncation_side
         )
+        self._split = self._backend.encode_batch if places else self._backend.encode_batch_fast
         self._max_length = max_length
         self._pad, self._pad_type = tokenizer.pad_token_id or 0, tokenizer.pad_token_type_id
 
     def plain(self, text: str) -> Any:
         """All tokens of a text, without special ones: an ``Encoding`` of the tokenizers library."""
         return self._plain.encode(clean(text), add_special_tokens=False)
+
+    def count_above(self, text: str, most: int) -> int:
+        """The number of a text's tokens, special ones left out, where it is above ``most``; otherwise 0."""
+        # A character of ASCII becomes one token at most; some tokenizers put one in front.
+        if text.isascii() and len(text) < most:
+            return 0
+        count = len(self.plain(text))
+        return count if count > most else 0
 
     def __call__(self, texts: Sequence[str | tuple[str, str]]) -> list[list[Any]]:
         """Split texts, or pairs of them.
@@ -60,12 +68,7 @@ class Encoder:
             than a row.
         """
         rows = [clean(text) if isinstance(text, str) else (clean(text[0]), clean(text[1])) for text in texts]
-        # One text takes the shorter way.
-        encodings = [self._encode(rows[0])] if len(rows) == 1 else self._backend.encode_batch(rows)
-        return [[encoding, *encoding.overflowing] for encoding in encodings]
-
-    def _encode(self, text: str | tuple[str, str]) -> Any:
-        return self._backend.encode(text) if isinstance(text, str) else self._backend.encode(*text)
+        return [[encoding, *encoding.overflowing] for encoding in self._split(rows)]
 
     def run(self, runtime: Runtime, encodings: Sequence[Any], batch_size: int) -> Iterator[tuple[list[int], Outputs]]:
         """Run rows, those of one width together; yields their numbers and their outputs.
@@ -80,22 +83,21 @@ class Encoder:
         """
         if batch_size < 1:
             raise UsageError(f"batch_size {batch_size}: must be 1 or more")
+        multiple = getattr(runtime, "multiple", Exported.multiple)
         widths = defaultdict(list)
         for row, encoding in enumerate(encodings):
             length = len(encoding)
-            widths[max(length, min(-(-length // _STEP) * _STEP, self._max_length))].append(row)
+            widths[max(length, min(-(-length // multiple) * multiple, self._max_length))].append(row)
         for width, rows in widths.items():
             for first in range(0, len(rows), batch_size):
                 part = rows[first : first + batch_size]
                 yield part, runtime(self._inputs([encodings[row] for row in part], width))
 
     def _inputs(self, encodings: Sequence[Any], width: int) -> dict[str, np.ndarray]:
-        ids, mask, types = [], [], []
-        for encoding in encodings:
-            own = encoding.ids
-            gap = width - len(own)
-            ids.append(own + gap * [self._pad])
-            mask.append(encoding.attention_mask + gap * [0])
-            types.append(encoding.type_ids + gap * [self._pad_type])
-        rows = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
-        return {name: np.array(lists, np.int64) for name, lists in rows.items()}
+        ids, mask, types = np.zeros((3, len(encodings), width), np.int64)
+        for row, encoding in enumerate(encodings):
+            length = len(encoding)
+            ids[row, :length], ids[row, length:] = encoding.ids, self._pad
+            mask[row, :length] = 1
+            types[row, :length], types[row, length:] = encoding.type_ids, self._pad_type
+        return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}

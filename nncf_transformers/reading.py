@@ -147,9 +147,9 @@ class Reader:
         pairs = [(checked_question(question), passage) for question, passage in pairs]
         return [_distinct(answers, best_n) for answers in self._find(pairs, best_n)]
 
-    def count_tokens(self, text: str) -> int:
-        """The number of a text's tokens, special ones left out."""
-        return len(self._encoder.plain(text))
+    def count_above(self, text: str, most: int) -> int:
+        """The number of a text's tokens, special ones left out, where it is above ``most``; otherwise 0."""
+        return self._encoder.count_above(text, most)
 
     def _find(self, pairs: Sequence[tuple[str, Passage]], best_n: int) -> list[list[Answer]]:
         """The best spans of each window, by pair."""
@@ -162,40 +162,41 @@ class Reader:
         owners = [i for i, rows in zip(asked, windows, strict=True) for _ in rows]
         encodings = [encoding for rows in windows for encoding in rows]
         for rows, logits in self._encoder.run(self._runtime, encodings, self._batch_size):
-            places = [np.array(encodings[row].offsets) for row in rows]
+            places = [encodings[row].offsets for row in rows]
             inside, context = self._positions([encodings[row] for row in rows], places, logits[0].shape[1])
             spans = best_spans(logits, inside, context, self._max_answer_tokens, best_n)
             for row, offsets, *columns in zip(rows, places, *spans, strict=True):
                 passage = pairs[owners[row]][1]
                 for first, last, score in zip(*columns, strict=True):
                     if score > 0:
-                        start, end = int(offsets[first][0]), int(offsets[last][1])
+                        start, end = offsets[first][0], offsets[last][1]
                         found[owners[row]].append(Answer(passage.text[start:end], float(score), passage, start, end))
         return found
 
     def _positions(
-        self, encodings: Sequence[Any], places: Sequence[np.ndarray], width: int
+        self, encodings: Sequence[Any], places: Sequence[Sequence[tuple[int, int]]], width: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Which positions of some windows count for a score, and which may be in an answer: bool, (windows, width)."""
         inside, context = np.zeros((2, len(encodings), width), bool)
         for i, (encoding, offsets) in enumerate(zip(encodings, places, strict=True)):
-            length = len(encoding)
-            text = np.equal(encoding.sequence_ids, 1)
-            inside[i, :length] = text if self._text_only else True
+            owners = encoding.sequence_ids
+            tokens = owners.count(1)
+            # The second text's tokens stand together.
+            first = owners.index(1) if tokens else 0
+            text = slice(first, first + tokens)
+            inside[i, text if self._text_only else slice(len(owners))] = True
             # A token without characters, such as an added separator, is nothing that one could point at.
-            context[i, :length] = text & (offsets[:, 0] < offsets[:, 1])
+            context[i, text] = [start < end for start, end in offsets[text]]
         inside[:, 0] = True
         return inside, context
 
     def _cut(self, question: str) -> str:
         most = self._max_question_tokens
-        offsets = self._encoder.plain(question).offsets
-        if len(offsets) <= most:
+        count = self.count_above(question, most)
+        if not count:
             return question
-        logger.warning(
-            "the question has %d tokens; only the first %d are used (max_question_tokens)", len(offsets), most
-        )
-        return question[: offsets[most - 1][1]]
+        logger.warning("the question has %d tokens; only the first %d are used (max_question_tokens)", count, most)
+        return question[: self._encoder.plain(question).offsets[most - 1][1]]
 
 
 def best_spans(
@@ -213,21 +214,31 @@ def best_spans(
     Returns:
         First tokens, last tokens and scores, each (windows, count). Where a window has no more spans, the score is 0.
     """
-    start, end = (np.where(context, _softmax(x, inside), 0) for x in logits[:2])
-    windows, positions = start.shape
+    # Few and plain steps: while a model runs, the processor forgets NumPy's code, and each function is slow at first.
+    windows, positions = inside.shape
+    chances = np.full((2, windows, positions + max_tokens - 1), -np.inf)
+    own = chances[:, :, :positions]
+    np.copyto(own, logits[:2], where=inside)
+    own -= own.max(axis=2, keepdims=True)
+    np.exp(chances, out=chances)
+    own /= own.sum(axis=2, keepdims=True)
+    own *= context
     # scores[w, i, d] is that of the span from token i to token i + d.
-    ends = np.lib.stride_tricks.sliding_window_view(np.pad(end, ((0, 0), (0, max_tokens - 1))), max_tokens, axis=1)
-    scores = start[:, :, None] * ends
-    firsts = np.arange(positions)[:, None]
-    lasts = firsts + np.arange(max_tokens)
-    found = []
-    for _ in range(count):
-        flat = scores.reshape(windows, -1)
+    row, token = chances.strides[1:]
+    ends = np.ndarray((windows, positions, max_tokens), chances.dtype, chances[1], strides=(row, token, token))
+    scores = own[0][:, :, None] * ends
+    first, last, score = np.zeros((windows, count), int), np.zeros((windows, count), int), np.zeros((windows, count))
+    flat, every = scores.reshape(windows, -1), np.arange(windows)
+    for i in range(count):
+        if i:
+            firsts = np.arange(positions)[:, None]
+            lasts = firsts + np.arange(max_tokens)
+            taken = (firsts <= last[:, None, None, i - 1]) & (lasts >= first[:, None, None, i - 1])
+            scores[taken] = 0
         best = flat.argmax(axis=1)
-        first, length = np.divmod(best, max_tokens)
-        found.append((first, first + length, flat[np.arange(windows), best]))
-        scores[(firsts <= found[-1][1][:, None, None]) & (lasts >= first[:, None, None])] = 0
-    first, last, score = (np.stack(columns, axis=1) for columns in zip(*found, strict=True))
+        first[:, i] = best // max_tokens
+        last[:, i] = first[:, i] + best % max_tokens
+        score[:, i] = flat[every, best]
     return first, last, score
 
 
@@ -297,12 +308,6 @@ def open_ir(folder: str | os.PathLike[str], outputs: tuple[str, ...]) -> tuple[R
         kind = _KINDS.get(runtime.outputs, f"a model with the outputs {', '.join(runtime.outputs)}")
         raise UsageError(f"{folder}: is {kind}; {_KINDS[outputs]} is needed here")
     return runtime, load_tokenizer(root), position_limit(config)
-
-
-def _softmax(logits: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    logits = np.where(inside, logits, -np.inf).astype(np.float64)
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
 
 
 def _distinct(answers: list[Answer], count: int) -> list[Answer]:

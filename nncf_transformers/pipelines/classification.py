@@ -34,7 +34,7 @@ class TextClassification:
     def __init__(self, deployed: Deployed, *, sequence_length: int | None = None, batch_size: int = 16) -> None:
         self.sequence_length = deployed.sequence_length(sequence_length, deployed.limit or USUAL_LENGTH)
         self._deployed, self._batch_size = deployed, whole_number("batch_size", batch_size)
-        self._encoder = Encoder(deployed.tokenizer, self.sequence_length)
+        self._encoder = Encoder(deployed.tokenizer, self.sequence_length, places=False)
 
     def __call__(self, text: Any, text_pair: Any = None, **how: int | None) -> Any:
         """Classify a text, or many.

@@ -33,7 +33,7 @@ class FillMask:
         self._batch_size, self._top_k = whole_number("batch_size", batch_size), check_top_k(top_k)
         if self._tokenizer.mask_token_id is None:
             raise UsageError(f"{deployed.place}: its tokenizer has no mask token; name a masked language model")
-        self._encoder = Encoder(self._tokenizer, self.sequence_length)
+        self._encoder = Encoder(self._tokenizer, self.sequence_length, places=False)
 
     def __call__(self, text: str | Sequence[str], *, top_k: int | None = None) -> Any:
         """Fill in the masked token of a text, or of many.

@@ -107,14 +107,11 @@ class QuestionAnswering:
                 raise UsageError(f"{name}{number}: is a {type(text).__name__}; give a text")
             if not text.strip():
                 raise UsageError(f"{name}{number}: is empty; give a text")
-        # Fewer bytes than tokens there cannot be.
-        if len(question.encode(errors="replace")) >= self.sequence_length:
-            count = self._reader.count_tokens(question)
-            if count >= self.sequence_length:
-                raise UsageError(
-                    f"question{number}: has {count} tokens, a window has {self.sequence_length}; shorten it, or raise "
-                    "sequence_length"
-                )
+        if count := self._reader.count_above(question, self.sequence_length - 1):
+            raise UsageError(
+                f"question{number}: has {count} tokens, a window has {self.sequence_length}; shorten it, or raise "
+                "sequence_length"
+            )
 
 
 def _as_result(answers: Sequence[Answer], best_n: int) -> Any:

@@ -1,6 +1,7 @@
 """Text classification, token classification and fill-mask, against their formulas."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,9 @@ from pipeline_models import FILLING
 from transformers import AutoTokenizer
 
 from nncf_transformers import pipeline
+from nncf_transformers.encoding import Encoder
 from nncf_transformers.errors import UsageError
-from nncf_transformers.runtimes import onnx_runtime, openvino_runtime
+from nncf_transformers.runtimes import Exported, onnx_runtime, openvino_runtime
 
 RUNTIMES = ("openvino", "onnxruntime")
 TEXTS = [" ".join(FILLING[: 1 + n % 8]) for n in range(1, 20)] + ["the sun " * 20]
@@ -21,14 +23,35 @@ TEXTS = [" ".join(FILLING[: 1 + n % 8]) for n in range(1, 20)] + ["the sun " * 2
 
 def bare(folder: Path, runtime: str, *text: str) -> np.ndarray:
     """The logits of a text, padded as the pipelines do."""
-    row = AutoTokenizer.from_pretrained(folder)(*text, pad_to_multiple_of=8, padding=True)
-    inputs = {name: np.array([values]) for name, values in row.items()}
     load, file = (onnx_runtime, "model.onnx") if runtime == "onnxruntime" else (openvino_runtime, "openvino_model.xml")
-    return load(folder / file)(inputs)[0][0].astype(np.float64)
+    model = load(folder / file)
+    row = AutoTokenizer.from_pretrained(folder)(*text, pad_to_multiple_of=model.multiple, padding=True)
+    return model({name: np.array([values]) for name, values in row.items()})[0][0].astype(np.float64)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     return np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("multiple", [4, 16])
+def test_rows_share_a_call_with_rows_of_their_width(multiple: int, deployed: Callable[[str], Path]) -> None:
+    seen = []
+
+    def run(inputs: Any) -> Any:
+        seen.append(inputs)
+        return (inputs["input_ids"],)
+
+    encoder = Encoder(AutoTokenizer.from_pretrained(deployed("classes")), 30)
+    encodings = [rows[0] for rows in encoder(TEXTS)]
+    found = {}
+    for rows, (ids,) in encoder.run(Exported(run, (), (), multiple), encodings, 3):
+        found.update(zip(rows, ids.tolist(), strict=True))
+    assert all(len(batch["input_ids"]) <= 3 for batch in seen)
+    # The last text is cut at 30 tokens, which no multiple may exceed.
+    widths = [30 if len(row) == 30 else multiple * math.ceil(len(row) / multiple) for row in encodings]
+    assert [len(found[i]) for i in range(len(TEXTS))] == widths and len(set(widths)) > 1
+    assert all(found[i][: len(row)] == row.ids for i, row in enumerate(encodings))
+    assert sum(batch["attention_mask"].sum() for batch in seen) == sum(len(row) for row in encodings)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
