@@ -1,10 +1,11 @@
-"""One line instead of a traceback where a patched script ends on a user's mistake.
+"""How a patched script ends: on a user's mistake with one line instead of a traceback, and as one of several in order.
 
 The library raises ordinary exceptions, so that a notebook or a hand-written loop can catch them. An upstream script
 has no handler of its own; :func:`install` gives it one. Anything that is not known to be a user's mistake keeps its
 traceback.
 """
 
+import atexit
 import errno
 import json
 import re
@@ -26,7 +27,11 @@ _LOCAL_INSTEAD = (
 
 
 def install() -> None:
-    """Let the running script end on a user's mistake with one line and the error's exit code."""
+    """Let the running script end on a user's mistake with one line and the error's exit code.
+
+    One of several processes that meet by gloo leaves the others before it ends.
+    """
+    atexit.register(_leave_processes)
     previous = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
@@ -40,6 +45,17 @@ def install() -> None:
         raise SystemExit(known.exit_code)
 
     sys.excepthook = hook
+
+
+def _leave_processes() -> None:
+    # Threads of gloo let go of tensors a little after a script has what it waited for. One that is late and finds the
+    # interpreter ending ends the whole process by SIGABRT, a finished training with it.
+    distributed = sys.modules.get("torch.distributed")
+    # After an error the others may be waited for in vain.
+    if distributed is None or not distributed.is_available() or hasattr(sys, "last_value"):
+        return
+    if distributed.is_initialized() and distributed.get_backend() == "gloo":
+        distributed.destroy_process_group()
 
 
 def as_user_error(error: BaseException, traceback: TracebackType | None) -> CompressionError | None:

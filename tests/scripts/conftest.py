@@ -79,7 +79,7 @@ def run() -> Callable[..., Result]:
 def run_warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Result]]:
     """As ``run``, in an environment that is always the same, and without the time that the libraries take to load.
 
-    For tests of what a script says; what it computes and writes is tested in a process of its own.
+    For what a script says, and for going on with what it wrote; what it writes is tested in a process of its own.
     """
     folder = tmp_path_factory.mktemp("warm")
     command = [sys.executable, Path(__file__).with_name("warm.py")]

@@ -16,7 +16,13 @@ from tiny import tiny_model
 
 @pytest.mark.slow
 def test_squad_with_a_loop_of_its_own(
-    run: Callable[..., Result], data: Path, embedded: Path, jpqd: Path, teachers: dict[str, Path], tmp_path: Path
+    run: Callable[..., Result],
+    run_warm: Callable[..., Result],
+    data: Path,
+    embedded: Path,
+    jpqd: Path,
+    teachers: dict[str, Path],
+    tmp_path: Path,
 ) -> None:
     """Train, resume in the middle of the warm-up bit for bit, evaluate what was saved, export."""
     script = embedded / "run_squad.py"
@@ -30,21 +36,21 @@ def test_squad_with_a_loop_of_its_own(
     statistics = smaller(whole)
     assert statistics["exports"][str(tmp_path / "m.onnx")] == (tmp_path / "m.onnx").stat().st_size
     part = tmp_path / "part"
-    run(script, *words, *train, "--model_name_or_path", whole / "checkpoint-2", "--output_dir", part)
+    run_warm(script, *words, *train, "--model_name_or_path", whole / "checkpoint-2", "--output_dir", part)
     left, right = (load_file(folder / "model.safetensors") for folder in (whole, part))
     assert left.keys() == right.keys() and not [name for name in left if not torch.equal(left[name], right[name])]
     first = json.loads((whole / "predictions_.json").read_text())
-    run(script, *words, "--model_name_or_path", whole, "--output_dir", tmp_path / "again")
+    run_warm(script, *words, "--model_name_or_path", whole, "--output_dir", tmp_path / "again")
     assert json.loads((tmp_path / "again" / "predictions_.json").read_text()) == first
     # Another configuration, another teacher, another task's data: each in one line.
     other = tmp_path / "other.json"
     other.write_text(json.dumps({"algorithms": [{**MOVEMENT, "power": 2}, JPQD[1]]}))
     resume = [*words, *train, "--model_name_or_path", whole / "checkpoint-2", "--output_dir"]
-    assert "other settings than" in run(script, *resume, tmp_path / "1", "--nncf-config", other, code=2).error
+    assert "other settings than" in run_warm(script, *resume, tmp_path / "1", "--nncf-config", other, code=2).error
     teacher = shutil.copytree(teachers["qa"], tmp_path / "teacher")
     weights = load_file(teacher / "model.safetensors")
     save_file({name: tensor * 1.5 for name, tensor in weights.items()}, teacher / "model.safetensors", {"format": "pt"})
-    error = run(script, *resume, tmp_path / "2", "--teacher_model_or_path", teacher, code=2).error
+    error = run_warm(script, *resume, tmp_path / "2", "--teacher_model_or_path", teacher, code=2).error
     assert "was trained with another one" in error
 
 
@@ -74,7 +80,7 @@ def test_two_processes(
 
 @pytest.mark.slow
 def test_magnitude_in_two_processes_is_that_of_one(
-    run: Callable[..., Result], data: Path, embedded: Path, tmp_path: Path
+    run: Callable[..., Result], run_warm: Callable[..., Result], data: Path, embedded: Path, tmp_path: Path
 ) -> None:
     config = tmp_path / "config.json"
     magnitude = {"algorithm": "magnitude_sparsity", "final_sparsity": 0.5, "target_scopes": [r"{re}\.layer\."]}
@@ -84,7 +90,7 @@ def test_magnitude_in_two_processes_is_that_of_one(
     words += ["--learning_rate", "1e-2", "--max_grad_norm", "0", "--num_train_epochs", 1]
     run("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, *words, "--ddp_backend", "gloo",
         "--output_dir", tmp_path / "two")  # fmt: skip
-    run(*words, "--output_dir", tmp_path / "one", "--per_device_train_batch_size", 8)
+    run_warm(*words, "--output_dir", tmp_path / "one", "--per_device_train_batch_size", 8)
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     for name, tensor in one.items():
         if ".layer." in name and tensor.ndim == 2:
@@ -95,7 +101,7 @@ def test_magnitude_in_two_processes_is_that_of_one(
 
 @pytest.mark.slow
 def test_mistakes(
-    run: Callable[..., Result], data: Path, embedded: Path, jpqd: Path, teachers: dict[str, Path], tmp_path: Path
+    run_warm: Callable[..., Result], data: Path, embedded: Path, jpqd: Path, teachers: dict[str, Path], tmp_path: Path
 ) -> None:
     """One line each, before any training, and nothing is left in the output folder."""
     words = [embedded / "run_glue.py", *CLASSES, "--task_name", "sst2", "--data_dir", data / "glue/SST-2", "--do_train"]
@@ -103,7 +109,7 @@ def test_mistakes(
 
     def fails(message: str, *flags: Any) -> None:
         out = tmp_path / message.replace("/", "").replace(" ", "")
-        error = run(*words, "--output_dir", out, *flags, code=2).error
+        error = run_warm(*words, "--output_dir", out, *flags, code=2).error
         assert message in error, error
         assert not (out / "model.safetensors").exists()
 

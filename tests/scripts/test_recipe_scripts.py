@@ -66,7 +66,12 @@ def zeros(folder: Path, part: str) -> dict[str, float]:
 
 @pytest.mark.slow
 def test_recipe_in_a_loop_of_its_own(
-    run: Callable[..., Result], data: Path, embedded: Path, teachers: dict[str, Path], tmp_path: Path
+    run: Callable[..., Result],
+    run_warm: Callable[..., Result],
+    data: Path,
+    embedded: Path,
+    teachers: dict[str, Path],
+    tmp_path: Path,
 ) -> None:
     recipe = tmp_path / "recipe.md"
     recipe.write_text(RECIPE)
@@ -89,18 +94,23 @@ def test_recipe_in_a_loop_of_its_own(
     assert not any(zeros(whole, "query.weight").values())
     assert "!MagnitudePruningModifier" in (whole / "recipe.yaml").read_text()
     # Between the quantization's start and its end, and before both, as if never interrupted.
-    run(script, *words, "--model_name_or_path", whole / "checkpoint-2", "--output_dir", part)
+    run_warm(script, *words, "--model_name_or_path", whole / "checkpoint-2", "--output_dir", part)
     left, right = (load_file(folder / "model.safetensors") for folder in (whole, part))
     assert left.keys() == right.keys() and not [name for name in left if not torch.equal(left[name], right[name])]
     # The file, the text and standard input are the same recipe; other variables are another one.
-    error = run(script, *words, "--recipe_args", "final=0.9", "--model_name_or_path", data / "model",
-                "--output_dir", tmp_path / "x", code=2).error  # fmt: skip
+    error = run_warm(script, *words, "--recipe_args", "final=0.9", "--model_name_or_path", data / "model",
+                     "--output_dir", tmp_path / "x", code=2).error  # fmt: skip
     assert "final" in error and not (tmp_path / "x").exists()
 
 
 @pytest.mark.slow
 def test_shipped_recipe_by_the_trainer(
-    run: Callable[..., Result], data: Path, embedded: Path, teachers: dict[str, Path], tmp_path: Path
+    run: Callable[..., Result],
+    run_warm: Callable[..., Result],
+    data: Path,
+    embedded: Path,
+    teachers: dict[str, Path],
+    tmp_path: Path,
 ) -> None:
     recipe = ROOT / "nncf_configs/recipes/bert-base-12layers_prune80.md"
     words = [embedded / "run_xnli.py", *CLASSES, "--language", "en", "--data_dir", data / "xnli/en", "--do_train"]
@@ -108,7 +118,7 @@ def test_shipped_recipe_by_the_trainer(
     arguments = json.dumps(
         {"num_epochs": 1, "pruning_start_epoch": 0.1, "pruning_end_epoch": 0.8, "update_frequency": 0.05}
     )
-    error = run(*words, "--recipe_args", arguments, "--distill_teacher", teachers["nli"], code=2).error
+    error = run_warm(*words, "--recipe_args", arguments, "--distill_teacher", teachers["nli"], code=2).error
     assert "start_logits" in error and "logits" in error
     run(*words, "--recipe_args", arguments, "--distill_teacher", "disable")
     assert not any(zeros(tmp_path / "out", "dense.weight").values())
