@@ -107,7 +107,7 @@ def render_report(results: dict[str, Any]) -> str:
     check_results(results)
     tasks = results["tasks"]
     names = _identities(tasks)
-    links = "".join(f'<a href="#{names[name]}">{escape(task["title"])}</a>' for name, task in tasks.items())
+    links = "".join(f'<a href="#{names[name]}">{escape(name)}</a>' for name, task in tasks.items())
     parts = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8">',
@@ -117,7 +117,7 @@ def render_report(results: dict[str, Any]) -> str:
         _head(results),
         f'<nav aria-label="Tasks">{links}</nav>' if len(tasks) > 1 else "",
         "<main>",
-        *(_task(task, names[name]) for name, task in tasks.items()),
+        *(_task(name, task, names[name]) for name, task in tasks.items()),
         "" if tasks else "<p>The results hold no task.</p>",
         "</main>",
         _circumstances(results),
@@ -153,14 +153,14 @@ def _machine(machine: Any) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _task(task: Mapping[str, Any], identity: str) -> str:
+def _task(name: str, task: Mapping[str, Any], identity: str) -> str:
     published = [task[key] for key in ("published_title", "source") if task.get(key)]
     source = f'<p class="soft">Published: {escape("; ".join(published))}.</p>' if published else ""
     timed = any((row.get("latency_ms") or {}).get("OpenVINO") for row in task["rows"])
     words = [*([FLOAT32] if timed else []), *([f"{load}."] if (load := load_words(task["rows"])) else [])]
     return "\n".join(
         (
-            f'<section id="{identity}"><h2>{escape(task["title"])}</h2>{source}',
+            f'<section id="{identity}"><h2>{escape(name)}: {escape(task["title"])}</h2>{source}',
             _table(task),
             f'<p class="soft">{escape(" ".join(words))}</p>' if words else "",
             drawings(task, identity),

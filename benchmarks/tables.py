@@ -7,8 +7,8 @@
 
 Whatever ends it, the same command goes on: what is done is not repeated, a training that was interrupted resumes from
 its last checkpoint. A changed file or line of benchmarks/scales.toml repeats only what was made from it. A step that
-fails leaves the others alone; the exit code is then 1. Results: OUT/results.json, OUT/report.html, and a copy in
-benchmarks/measured/ that `make readme` renders.
+fails leaves the others alone; the exit code is then 1. Results: OUT/results.json, OUT/report.html, and, unless the data
+are generated, a copy in benchmarks/measured/, where `make readme` finds that of SCALE=cpu.
 """
 
 import argparse
@@ -30,7 +30,9 @@ from benchmarks.reproduce.jobs import Earlier, Job, Missing, Plan, Setting  # no
 from benchmarks.reproduce.steps import Step, StepError, finished, last_checkpoint, perform  # noqa: E402
 from nncf_transformers.errors import CompressionError, UsageError  # noqa: E402
 from overlay.errors import OverlayError  # noqa: E402
+from overlay.pins import load_pins  # noqa: E402
 from overlay.runlock import run_lock  # noqa: E402
+from scripts.train import script_path  # noqa: E402
 
 MEASURED = ROOT / "benchmarks" / "measured"
 # Runs a command, writing to a log; as harness.run.
@@ -50,7 +52,7 @@ def main() -> int:
             setting = _setting(args, scale, out)
             plans = make_plans(tasks, chosen, scale, setting)
             results = Tables(tasks, scale, setting, plans).make(chosen)
-            _write(results, out, copy=args.out is None)
+            _write(results, out, copy=args.out is None and not scale.get("generated"))
     except (CompressionError, OverlayError) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -101,6 +103,9 @@ class Tables:
 
     def make(self, chosen: list[str]) -> dict[str, Any]:
         """Train and judge row by row, then measure speeds, and put together the results."""
+        planned = {name.partition("/")[0] for name in self._plans}
+        if idle := [task for task in chosen if task not in planned]:
+            print(f"nothing is run of what SCALE={self._setting.scale} has no form of: {', '.join(idle)}", flush=True)
         for name, plan in self._plans.items():
             task, _, key = name.partition("/")
             published = rendering.published_row(self._tasks[task], key)
@@ -227,20 +232,37 @@ class Tables:
         ]
 
 
+def _check_pin(name: str, scale: Mapping[str, Any]) -> None:
+    """Refuse a pin that cannot make the tables, before anything is made for them.
+
+    Raises:
+        OverlayError: it is not known, or not applied, or its environment is another one.
+        UsageError: it lacks a script that the tables want.
+    """
+    scripts = sorted({table["script"] for table in scale.get("tasks", {}).values()})
+    pin = load_pins(ROOT / "pins.toml").get(name)
+    if lacking := [script for script in scripts if script not in pin.scripts]:
+        raise UsageError(f"PIN={name}: has no {lacking[0]}, which the tables want; take the default, or another pin")
+    for script in scripts:
+        script_path(name, script)
+
+
 def _setting(args: argparse.Namespace, scale: Mapping[str, Any], out: Path) -> Setting:
     """What the user gave; at the scale of generated data, make what is missing."""
     data, models = args.data, {"MODEL": args.model, "QA_MODEL": args.qa_model}
-    if scale.get("generated"):
-        if data or args.model or args.qa_model:
-            raise UsageError(f"SCALE={args.scale}: makes its data and its model itself; drop DATA, MODEL and QA_MODEL")
-        data, models = _generate(out / "generated"), {"MODEL": str(out / "generated" / "model")}
-    elif args.scale != "full" and data is None:
+    generated = scale.get("generated", False)
+    if generated and (data or args.model or args.qa_model):
+        raise UsageError(f"SCALE={args.scale}: makes its data and its model itself; drop DATA, MODEL and QA_MODEL")
+    if not generated and args.scale != "full" and data is None:
         raise UsageError(f"SCALE={args.scale}: wants DATA=DIR and MODEL=DIR; what is in them: benchmarks/scales.toml")
     if data is not None and not data.is_dir():
         raise UsageError(f"DATA={data}: there is no such folder")
     for name, model in models.items():
         if model and not Path(model, "config.json").is_file():
             raise UsageError(f"{name}={model}: holds no config.json; give the folder of a model")
+    _check_pin(args.pin, scale)
+    if generated:
+        data, models = _generate(out / "generated"), {"MODEL": str(out / "generated" / "model")}
     given = {name: str(Path(model).resolve()) for name, model in models.items() if model}
     return Setting(args.scale, out, args.pin, data.resolve() if data else None, given)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from nncf_transformers.card_facts import CardFacts, versions
 from nncf_transformers.checkpoint import STATE_FILE
+from nncf_transformers.recipe.inherit import RECIPE_FILE
 from nncf_transformers.structure import CONFIG_KEY, PACK_KEY
 from nncf_transformers.summary import STATISTICS_FILE, removed_share
 
@@ -22,6 +23,11 @@ _TASKS = (
     ("ForConditionalGeneration", "text2text-generation", "Seq2SeqLM"),
     ("ModelEMB", "feature-extraction", None),
 )
+# Hyperparameters that a part of a recipe sets, whatever the script was told.
+_OF_RECIPE = {
+    "learning_rate": ("learning_rate", "lr_scheduler_type", "warmup_ratio", "warmup_steps"),
+    "weight_decay": ("weight_decay",),
+}
 # Among a script's results: how long something took, not how well.
 _TIMES = re.compile(r"(.*_)?(runtime|per_second|compilation_time|flos)|epoch|step")
 
@@ -58,6 +64,11 @@ class Known:
     def methods(self) -> list[str]:
         """The compression's methods."""
         return list(self.statistics.get("algorithms", []))
+
+    @property
+    def of_recipe(self) -> list[str]:
+        """Hyperparameters that the model's recipe has set."""
+        return [name for part in self.statistics.get("training", ()) for name in _OF_RECIPE.get(part, ())]
 
     @property
     def exports(self) -> list[str]:
@@ -107,9 +118,7 @@ def sections(known: Known, earlier: Mapping[str, str], upstream: str) -> dict[st
     """
     facts = known.facts
     made = _made(known) if facts.trained and facts.command else ""
-    settings = ""
-    if facts.trained and "### Training hyperparameters" not in upstream:
-        settings = "\n".join(f"- {name}: {_value(value)}" for name, value in facts.settings.items())
+    settings = _settings(known, upstream) if facts.trained else ""
     found = {
         "": earlier.get("", "") or _introduction(known),
         "## Evaluation": _evaluation(known) or earlier.get("## Evaluation", ""),
@@ -147,10 +156,22 @@ def _evaluation(known: Known) -> str:
     return "\n\n".join(parts)
 
 
+def _settings(known: Known, upstream: str) -> str:
+    """Hyperparameters, where upstream's part of the card has none; those of the recipe are named as such."""
+    given = {} if "### Training hyperparameters" in upstream else known.facts.settings
+    lines = [f"- {name}: {_value(value)}" for name, value in given.items() if name not in known.of_recipe]
+    if known.of_recipe:
+        lines.append(f"- set by the recipe, `{RECIPE_FILE}`, whatever else is said: {', '.join(known.of_recipe)}")
+    return "\n".join(lines)
+
+
 def _made(known: Known) -> str:
     """Command, pin, versions, seed and data."""
     facts = known.facts
     rows = [("script", code(facts.script)), ("pin", facts.pin), ("seed", facts.settings.get("seed"))]
+    if "recipe" in facts.flags and (known.folder / RECIPE_FILE).is_file():
+        rows.append(("recipe", f"`{RECIPE_FILE}` in the model's folder, its variables replaced"))
+    rows += [("left out of the recipe", cell(name)) for name in known.statistics.get("left_out", ())]
     rows += [(name.replace("_", " "), _value(v)) for name, v in known.training.items() if not _TIMES.fullmatch(name)]
     rows.append(("versions", ", ".join(f"{name} {number}" for name, number in versions().items())))
     parts = [_block(facts.command_line, "bash")]

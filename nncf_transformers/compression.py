@@ -433,8 +433,13 @@ class Compression:
 
     def describe(self, model: nn.Module) -> dict[str, Any]:
         """How large and how sparse ``model`` is, and was before; the content of ``statistics.json``."""
+        named: dict[bool, dict[str, None]] = {True: {}, False: {}}
+        for algorithm in self.config.algorithms:
+            named[algorithm.compresses][algorithm.algorithm] = None
         return {
-            "algorithms": [algorithm.algorithm for algorithm in self.config.algorithms],
+            "algorithms": list(named[True]),
+            "training": list(named[False]),
+            "left_out": list(self.config.left_out),
             "finished": self.finished,
             "optimizer_steps": self.clock.step,
             "before": self._before,
@@ -444,8 +449,9 @@ class Compression:
     def _methods(self, model: nn.Module) -> str:
         """The methods in words, for the log."""
         count = sum(1 for _ in quantizers(model))
-        names = [algorithm.algorithm.replace("_", " ") for algorithm in self.config.algorithms]
-        return ", ".join(f"{name} ({count} quantizers)" if name == "quantization" else name for name in names)
+        names = dict.fromkeys(item.algorithm.replace("_", " ") for item in self.config.algorithms if item.compresses)
+        found = [f"{name} ({count} quantizers)" if name == "quantization" else name for name in names]
+        return ", ".join(found) or "nothing but how it is trained"
 
     def _state(self, model: nn.Module) -> dict[str, Any]:
         """What a checkpoint holds beside NNCF's description of the hooks."""

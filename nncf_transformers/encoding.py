@@ -52,14 +52,6 @@ class Encoder:
         """All tokens of a text, without special ones: an ``Encoding`` of the tokenizers library."""
         return self._plain.encode(clean(text), add_special_tokens=False)
 
-    def count_above(self, text: str, most: int) -> int:
-        """The number of a text's tokens, special ones left out, where it is above ``most``; otherwise 0."""
-        # A character of ASCII becomes one token at most; some tokenizers put one in front.
-        if text.isascii() and len(text) < most:
-            return 0
-        count = len(self.plain(text))
-        return count if count > most else 0
-
     def __call__(self, texts: Sequence[str | tuple[str, str]]) -> list[list[Any]]:
         """Split texts, or pairs of them.
 

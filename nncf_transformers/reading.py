@@ -8,7 +8,7 @@ its window (inventory 3.2, "Evaluation").
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,7 @@ class Reader:
         max_question_tokens: a longer question is cut, with a warning.
         max_answer_tokens: an answer has at most that many.
         batch_size: windows a call at most.
+        names: what the caller calls these settings, for messages.
         text_only: a score is a probability among the tokens of the text and the first token, which stands for "no
             answer" in a model that was trained so (inventory 5.9); not among all of the window.
 
@@ -94,17 +95,19 @@ class Reader:
         max_answer_tokens: int = 30,
         batch_size: int = 16,
         text_only: bool = False,
+        names: Mapping[str, str] | None = None,
     ) -> None:
+        window, asked = (dict(names or {}).get(name, name) for name in ("max_seq_length", "max_question_tokens"))
         room = max_seq_length - max_question_tokens - tokenizer.num_special_tokens_to_add(pair=True)
         if min(max_question_tokens, max_answer_tokens, batch_size) < 1 or doc_stride < 0:
             raise UsageError("max_question_tokens, max_answer_tokens and batch_size count from 1, doc_stride from 0")
         if doc_stride >= room:
             raise UsageError(
-                f"max_seq_length {max_seq_length} leaves {max(room, 0)} tokens for the text beside a question of "
-                f"max_question_tokens {max_question_tokens}, too few for windows that overlap by doc_stride "
+                f"{window} {max_seq_length} leaves {max(room, 0)} tokens for the text beside a question of "
+                f"{asked} {max_question_tokens}, too few for windows that overlap by doc_stride "
                 f"{doc_stride}; make the first larger, or the others smaller"
             )
-        self._runtime, self._batch_size, self._text_only = runtime, batch_size, text_only
+        self._runtime, self._batch_size, self._text_only, self._asked = runtime, batch_size, text_only, asked
         self._encoder = Encoder(tokenizer, max_seq_length, stride=doc_stride, only_second=True)
         self._max_question_tokens, self._max_answer_tokens = max_question_tokens, max_answer_tokens
 
@@ -147,10 +150,6 @@ class Reader:
         pairs = [(checked_question(question), passage) for question, passage in pairs]
         return [_distinct(answers, best_n) for answers in self._find(pairs, best_n)]
 
-    def count_above(self, text: str, most: int) -> int:
-        """The number of a text's tokens, special ones left out, where it is above ``most``; otherwise 0."""
-        return self._encoder.count_above(text, most)
-
     def _find(self, pairs: Sequence[tuple[str, Passage]], best_n: int) -> list[list[Answer]]:
         """The best spans of each window, by pair."""
         found: list[list[Answer]] = [[] for _ in pairs]
@@ -192,11 +191,14 @@ class Reader:
 
     def _cut(self, question: str) -> str:
         most = self._max_question_tokens
-        count = self.count_above(question, most)
-        if not count:
+        # A character of ASCII becomes one token at most; some tokenizers put one in front.
+        if question.isascii() and len(question) < most:
             return question
-        logger.warning("the question has %d tokens; only the first %d are used (max_question_tokens)", count, most)
-        return question[: self._encoder.plain(question).offsets[most - 1][1]]
+        offsets = self._encoder.plain(question).offsets
+        if len(offsets) <= most:
+            return question
+        logger.warning("the question has %d tokens; only the first %d are used (%s)", len(offsets), most, self._asked)
+        return question[: offsets[most - 1][1]]
 
 
 def best_spans(

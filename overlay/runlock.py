@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from overlay.errors import OverlayError
@@ -22,7 +22,7 @@ def run_lock(path: Path, what: str) -> Iterator[None]:
         what: What is being worked on, for the message.
 
     Raises:
-        OverlayError: Another run holds the lock; names its process id.
+        OverlayError: Another run, or what one has left behind, holds the lock; names its process id.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -31,6 +31,12 @@ def run_lock(path: Path, what: str) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+            others = _openers(path)
+            if others and holder not in map(str, others):
+                raise OverlayError(
+                    f"process {others[0]}, which a run that was killed has left behind, works on {what}; wait until "
+                    "it ends, or end it, then run this again"
+                ) from None
             raise OverlayError(
                 f"another run (process {holder}) works on {what}; wait until it ends, then run this again"
             ) from None
@@ -40,3 +46,14 @@ def run_lock(path: Path, what: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _openers(path: Path) -> list[int]:
+    """The other processes that have the file open, the eldest first; none where the system does not say."""
+    target, found = str(path.resolve()), set()
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        # Processes end while one looks, and those of others are closed to us.
+        with suppress(OSError):
+            if os.readlink(link) == target:
+                found.add(int(link.parts[2]))
+    return sorted(found - {os.getpid()})

@@ -438,6 +438,11 @@ def test_a_model_that_is_given_is_taken_as_it_is(lab: Lab) -> None:
     assert "--max_steps -1 --num_train_epochs 0 --model_name_or_path QA_MODEL" in one["run_command"]
 
 
+def test_a_task_that_the_scale_does_not_have_is_said(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.make("idle")
+    assert not lab.ran and "nothing is run of what SCALE=cpu has no form of: idle\n" in capsys.readouterr().out
+
+
 def test_other_tasks_keep_their_results(lab: Lab) -> None:
     lab.make("words")
     made = lab.make("texts")
@@ -510,6 +515,7 @@ def test_the_table(lab: Lab) -> None:
         (["--scale", "cpu", "--data", "nowhere"], "DATA=nowhere: there is no such folder"),
         (["--scale", "cpu", "--data", ".", "--model", "none"], "MODEL=none: holds no config.json"),
         (["--scale", "smoke", "--data", "."], "SCALE=smoke: makes its data and its model itself"),
+        (["--scale", "smoke", "--pin", "embedded"], "PIN=embedded: has no run_qa, which the tables want"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -519,6 +525,7 @@ def test_mistakes_are_one_line(
     assert tables.main() == UsageError.exit_code
     error = capsys.readouterr().err
     assert error.startswith(f"error: {message}") and error.count("\n") == 1
+    assert not (tmp_path / "out" / "generated").exists()
 
 
 def test_two_at_a_time_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

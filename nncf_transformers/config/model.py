@@ -59,10 +59,12 @@ class AlgorithmConfig:
 
     Attributes:
         algorithm: Its name in a configuration.
+        compresses: Whether it changes what the model is; otherwise only how it is trained.
         place: File and key path that it was read from, for messages.
     """
 
     algorithm: ClassVar[str]
+    compresses: ClassVar[bool] = True
     place: str = ""
 
 
@@ -339,6 +341,7 @@ class LearningRateConfig(AlgorithmConfig):
     """
 
     algorithm: ClassVar[str] = "learning_rate"
+    compresses: ClassVar[bool] = False
 
     pieces: tuple[RatePiece, ...] = ()
 
@@ -353,6 +356,7 @@ class WeightDecayConfig(AlgorithmConfig):
     """
 
     algorithm: ClassVar[str] = "weight_decay"
+    compresses: ClassVar[bool] = False
 
     value: float = 0.0
     start_epoch: float = 0.0
@@ -371,6 +375,7 @@ class TrainableConfig(AlgorithmConfig):
     """
 
     algorithm: ClassVar[str] = "trainable"
+    compresses: ClassVar[bool] = False
 
     parameters: tuple[str, ...] = ()
     trainable: bool = True
@@ -397,6 +402,7 @@ class SetParameterConfig(AlgorithmConfig):
     """
 
     algorithm: ClassVar[str] = "set_parameter"
+    compresses: ClassVar[bool] = False
 
     parameters: tuple[str, ...] = ()
     init_value: float = 0.0
@@ -452,6 +458,7 @@ class CompressionConfig:
         input_info: The model inputs that a legacy file describes.
         flags: What flags have changed in the settings of the distillation.
         epochs: How long the training is to be; None: as the script is told.
+        left_out: Modifiers of a recipe that are not run, each with its place and the reason.
     """
 
     algorithms: tuple[AlgorithmConfig, ...]
@@ -461,6 +468,7 @@ class CompressionConfig:
     input_info: tuple[InputInfo, ...] = ()
     flags: dict[str, Any] = field(default_factory=dict)
     epochs: float | None = None
+    left_out: tuple[str, ...] = ()
 
     def with_flags(self, flags: Mapping[str, Any]) -> "CompressionConfig":
         """Let flags overrule the settings of the distillation, or add one to what is no recipe.

@@ -10,6 +10,8 @@ from nncf_transformers.pipelines.classification import as_list
 from nncf_transformers.reading import Answer, Reader
 from nncf_transformers.retrieval.index import Passage
 
+# The reader's settings, as they are called here.
+_NAMES = {"max_seq_length": "sequence_length", "max_question_tokens": "max_question_length"}
 _NOTHING = {"score": 0.0, "start": 0, "end": 0, "answer": ""}
 
 
@@ -64,6 +66,7 @@ class QuestionAnswering:
             max_answer_tokens=whole_number("max_answer_length", max_answer_length),
             batch_size=whole_number("batch_size", batch_size),
             text_only=True,
+            names=_NAMES,
         )
 
     def __call__(self, question: str | Sequence[str], context: str | Sequence[str], *, top_k: int | None = None) -> Any:
@@ -80,8 +83,7 @@ class QuestionAnswering:
             answer is empty and the score 0.
 
         Raises:
-            UsageError: a question or a context is empty, a question does not fit a window, or the lists are of unequal
-                length.
+            UsageError: a question or a context is empty, or the lists are of unequal length.
         """
         best_n = self.top_k if top_k is None else whole_number("top_k", top_k)
         (questions, many_questions), (contexts, many_contexts) = as_list(question), as_list(context)
@@ -107,11 +109,6 @@ class QuestionAnswering:
                 raise UsageError(f"{name}{number}: is a {type(text).__name__}; give a text")
             if not text.strip():
                 raise UsageError(f"{name}{number}: is empty; give a text")
-        if count := self._reader.count_above(question, self.sequence_length - 1):
-            raise UsageError(
-                f"question{number}: has {count} tokens, a window has {self.sequence_length}; shorten it, or raise "
-                "sequence_length"
-            )
 
 
 def _as_result(answers: Sequence[Answer], best_n: int) -> Any:

@@ -53,6 +53,8 @@ _LASTING = (
 )
 # What every teacher is given, as far as it takes it.
 _TEACHER_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
+# Where a recipe that is saved says which modifiers of the original were left out.
+LEFT_OUT = "left_out"
 
 
 def recipe_config(recipe: Recipe | None, previous: Recipe | None = None) -> CompressionConfig:
@@ -69,6 +71,8 @@ def recipe_config(recipe: Recipe | None, previous: Recipe | None = None) -> Comp
     algorithms: list[AlgorithmConfig] = []
     raw: dict[str, Any] = {}
     if recipe is not None:
+        if recipe.unsupported:
+            recipe = replace(recipe, metadata={**recipe.metadata, LEFT_OUT: list(recipe.unsupported)})
         raw["recipe"] = recipe.to_yaml()
         warnings += [*recipe.warnings, *(f"left out: {name}" for name in recipe.unsupported)]
         algorithms += _algorithms(recipe, warnings)
@@ -78,8 +82,14 @@ def recipe_config(recipe: Recipe | None, previous: Recipe | None = None) -> Comp
         warnings=tuple(warnings),
         raw=raw,
         epochs=recipe.max_epochs if recipe is not None else None,
+        left_out=_left_out(recipe),
     )
     return config if previous is None else with_previous(config, previous)
+
+
+def _left_out(recipe: Recipe | None) -> tuple[str, ...]:
+    found = recipe.metadata.get(LEFT_OUT) if recipe is not None else None
+    return tuple(map(str, found)) if isinstance(found, list) else ()
 
 
 def with_previous(config: CompressionConfig, previous: Recipe) -> CompressionConfig:

@@ -318,7 +318,9 @@ def test_a_child_of_a_killed_run_still_keeps_others_out(applied: Project) -> Non
     with run_lock(path, "build/v1"):
         child = subprocess.Popen(["sleep", "60"], close_fds=False)
     try:
-        assert applied.run("apply").code == 1
+        done = applied.cli("apply")
+        assert done.code == 1
+        assert f"process {child.pid}, which a run that was killed has left behind, works on build/v1;" in done.err
     finally:
         child.kill()
         child.wait()

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from huggingface_hub import ModelCard
 from test_hf import trainer
@@ -19,6 +20,8 @@ from nncf_transformers import card_facts
 from nncf_transformers.card import CARD_FILE, CardFacts, read_card, write_card
 from nncf_transformers.compression import Compression
 from nncf_transformers.config import parse_config
+from nncf_transformers.recipe.recipe import parse_recipe
+from nncf_transformers.recipe.translate import recipe_config
 from nncf_transformers.summary import add_exports
 
 SQUAD = [
@@ -312,3 +315,38 @@ def test_an_uncompressed_model(tmp_path: Path) -> None:
     assert "AutoModelForSequenceClassification.from_pretrained('plain')" in section(
         tmp_path / "plain", "How to load it"
     )
+
+
+RECIPE = """
+modifiers:
+  - !LearningRateFunctionModifier {start_epoch: 0, end_epoch: 2, lr_func: cosine, init_lr: 1e-3, final_lr: 0}
+  - !ConstantPruningModifier {params: ["re:.*query.weight"]}
+  - !MFACPruningModifier {params: ["re:.*key.weight"], final_sparsity: 0.5}
+"""
+
+
+def test_what_a_recipe_has_set(tmp_path: Path) -> None:
+    """The script's learning rate is not what the model was trained with, and no method of compression."""
+    model = tiny_model()
+    with torch.no_grad():
+        for layer in model.bert.encoder.layer:
+            layer.attention.self.query.weight[0] = 0
+    compression = Compression(recipe_config(parse_recipe(RECIPE, "-", lenient=True)))
+    compression.start(model, tiny_batches(model, count=1))
+    compression.finish(model)
+    model.save_pretrained(tmp_path)
+    write_card(tmp_path, facts([*SQUAD, "--recipe", "-"]))
+    statistics = json.loads((tmp_path / "statistics.json").read_text())
+    assert statistics["algorithms"] == ["constant_sparsity"] and statistics["training"] == ["learning_rate"]
+    assert "compressed by constant sparsity." in text_of(tmp_path)
+    settings = section(tmp_path, "Training hyperparameters")
+    assert "learning_rate: 3e-05" not in settings and "- num_train_epochs: 2" in settings
+    assert "set by the recipe, `recipe.yaml`, whatever else is said: learning_rate, lr_scheduler_type" in settings
+    made = section(tmp_path, "How it was made")
+    assert "- recipe: `recipe.yaml` in the model's folder" in made
+    assert "- left out of the recipe: MFACPruningModifier (" in made
+    # The saved recipe says it, too, and is the same when it is read and saved again.
+    saved = parse_recipe((tmp_path / "recipe.yaml").read_text(), "recipe.yaml")
+    (left_out,) = saved.metadata["left_out"]
+    assert left_out.startswith("MFACPruningModifier (") and saved.to_yaml() == (tmp_path / "recipe.yaml").read_text()
+    assert recipe_config(saved).left_out == (left_out,)
