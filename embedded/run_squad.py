@@ -220,7 +220,6 @@ def train(args, train_dataset, model, tokenizer):
     distributed = args.local_rank != -1
     world_size = torch.distributed.get_world_size() if distributed else 1
     rank = torch.distributed.get_rank() if distributed else 0
-    tb_writer = SummaryWriter(os.path.join(args.output_dir, "runs")) if is_main_process(args) else None
 
     sampler = DistributedSampler(train_dataset, num_replicas=world_size, rank=rank, seed=args.seed)
     loader = DataLoader(train_dataset, sampler=sampler, batch_size=args.per_gpu_train_batch_size)
@@ -239,6 +238,8 @@ def train(args, train_dataset, model, tokenizer):
         devices = [args.device] if args.device.type == "cuda" else None
         model = torch.nn.parallel.DistributedDataParallel(model, devices, find_unused_parameters=True)
 
+    # Not before everything is known to be right: a folder that is not empty is refused the next time.
+    tb_writer = SummaryWriter(os.path.join(args.output_dir, "runs")) if is_main_process(args) else None
     logger.info("***** Running training *****")
     logger.info("  %d windows, %d processes, %d steps", len(train_dataset), world_size, t_total)
     loss_sum = logged_loss = 0.0

@@ -113,7 +113,7 @@ def _begin(step: Step, say: Callable[[str], None]) -> Path | None:
     elif begun is not None and (checkpoint := last_checkpoint(step.folder)) is not None:
         say(f"{step.name}: goes on from {checkpoint.name}")
     elif begun is not None:
-        say(f"{step.name}: anew, as it was interrupted before its first checkpoint")
+        say(f"{step.name}: anew, as it was interrupted and has no checkpoint")
     if checkpoint is None:
         if step.owns_folder and step.folder.exists():
             shutil.rmtree(step.folder)

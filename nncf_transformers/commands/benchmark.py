@@ -38,6 +38,8 @@ from nncf_transformers.errors import CompressionError, UsageError
 RUNTIMES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
 # As export.openvino names it, whose package takes seconds to load.
 _IR = "openvino_model.xml"
+# Tokens of a row, where the user does not say.
+_LENGTHS = (128, 384)
 _ROUNDS = 5
 _WARM_UP = 3
 # Token numbers that any vocabulary has and that are no special ones.
@@ -78,9 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     if args.json is not None:
         _check_json(args.json)
-    for subject in subjects:
-        _check_lengths(subject.file, args.sequence_length)
-    shapes = [(batch, length) for batch in args.batch_size for length in args.sequence_length]
+    lengths = _lengths([subject.file for subject in subjects], args.sequence_length)
+    shapes = [(batch, length) for batch in args.batch_size for length in lengths]
     print(_circumstances(), flush=True)
     try:
         for subject in subjects:
@@ -113,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--runtime", choices=[*RUNTIMES, "both"], default="both")
     parser.add_argument("--batch_size", type=positive, nargs="+", default=[1, 16], metavar="N", help="(1 16)")
     parser.add_argument(
-        "--sequence_length", type=positive, nargs="+", default=[128, 384], metavar="N", help="(128 384)"
+        "--sequence_length", type=positive, nargs="+", metavar="N", help="(128 384, or what the model takes)"
     )
     parser.add_argument(
         "--threads", type=positive, default=0, metavar="N", help="of a call; default: the runtime's own"
@@ -143,13 +144,21 @@ def _check_json(file: Path) -> None:
         raise UsageError(f"--json {file}: the folder {folder} is not writable; choose another")
 
 
-def _check_lengths(file: Path, lengths: Sequence[int]) -> None:
-    """Refuse a length that a model has no positions for: some runtimes give a result all the same."""
-    config = file.with_name("config.json")
-    if config.is_file():
-        from nncf_transformers.deployment import check_length, position_limit, read_config
+def _lengths(files: Sequence[Path], wanted: Sequence[int] | None) -> list[int]:
+    """The sequence lengths to measure: those that the user wants, or the usual ones as far as all models take them.
 
-        check_length(max(lengths), position_limit(read_config(config)), str(file))
+    A length that a model has no positions for is refused: some runtimes give a result all the same.
+    """
+    from nncf_transformers.deployment import check_length, position_limit, read_config
+
+    configs = {file: file.with_name("config.json") for file in files}
+    limits = {file: position_limit(read_config(config)) for file, config in configs.items() if config.is_file()}
+    if wanted is None:
+        most = min((limit for limit in limits.values() if limit is not None), default=max(_LENGTHS))
+        return sorted({min(length, most) for length in _LENGTHS})
+    for file, limit in limits.items():
+        check_length(max(wanted), limit, str(file))
+    return list(wanted)
 
 
 def _files(model: Path, wanted: str) -> dict[str, Path]:

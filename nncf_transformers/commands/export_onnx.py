@@ -6,7 +6,7 @@
 writes output/model.onnx, and beside the model's folder deployment/ with model.onnx, the IR (openvino_model.xml and
 .bin), the configuration and the tokenizer. Both are compared with the model in torch before they are put in place.
 Batch size and sequence length stay variable; --sequence_length is recorded in deployment/config.json as what is read
-at once. The command stands for SparseML's sparseml.transformers.export_onnx (inventory 5.8) and has its flags.
+at once. The command stands for SparseML's sparseml.transformers.export_onnx and has its flags.
 """
 
 import argparse

@@ -23,6 +23,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_lengths_follow_the_model(folder: Path, tmp_path: Path) -> None:
+    """Of the usual 128 and 384 tokens, the tiny model takes 128."""
+    words = [str(folder), "--batch_size", "1", "--iterations", "1", "--runtime", "openvino"]
+    assert main([*words, "--json", str(tmp_path / "figures.json")]) == 0
+    results = json.loads((tmp_path / "figures.json").read_text())["results"]
+    assert [result["sequence_length"] for result in results] == [128]
+
+
 def test_table(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [str(folder), "--batch_size", "1", "2", "--sequence_length", "16", "--iterations", "7", "--threads", "1"]
     assert main([*words, "--json", str(tmp_path / "figures.json")]) == 0

@@ -101,6 +101,11 @@ def test_recipe_in_a_loop_of_its_own(
     error = run_warm(script, *words, "--recipe_args", "final=0.9", "--model_name_or_path", data / "model",
                      "--output_dir", tmp_path / "x", code=2).error  # fmt: skip
     assert "final" in error and not (tmp_path / "x").exists()
+    # What only the model shows to be wrong leaves no file either, on which the corrected command would stumble.
+    recipe.write_text(RECIPE.replace("attention.self.query", "attention.self.qwery"))
+    folders = ["--model_name_or_path", data / "model", "--output_dir", tmp_path / "x"]
+    assert "qwery" in run_warm(script, *words, *folders, code=2).error
+    assert not [path for path in (tmp_path / "x").rglob("*") if path.is_file()]
 
 
 @pytest.mark.slow
