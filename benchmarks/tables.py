@@ -239,7 +239,7 @@ def _check_pin(name: str, scale: Mapping[str, Any]) -> None:
         OverlayError: it is not known, or not applied, or its environment is another one.
         UsageError: it lacks a script that the tables want.
     """
-    scripts = sorted({table["script"] for table in scale.get("tasks", {}).values()})
+    scripts = sorted({table["script"] for table in scale.get("tasks", {}).values() if "script" in table})
     pin = load_pins(ROOT / "pins.toml").get(name)
     if lacking := [script for script in scripts if script not in pin.scripts]:
         raise UsageError(f"PIN={name}: has no {lacking[0]}, which the tables want; take the default, or another pin")

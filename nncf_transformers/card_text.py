@@ -67,7 +67,10 @@ class Known:
 
     @property
     def of_recipe(self) -> list[str]:
-        """Hyperparameters that the model's recipe has set."""
+        """Hyperparameters that the run's recipe has its own of, for all of the training or a part."""
+        if "recipe" not in self.facts.flags:
+            # The recipe of an earlier training says nothing of this one's.
+            return []
         return [name for part in self.statistics.get("training", ()) for name in _OF_RECIPE.get(part, ())]
 
     @property
@@ -157,11 +160,11 @@ def _evaluation(known: Known) -> str:
 
 
 def _settings(known: Known, upstream: str) -> str:
-    """Hyperparameters, where upstream's part of the card has none; those of the recipe are named as such."""
+    """Hyperparameters, where upstream's part of the card has none; the recipe has its own."""
     given = {} if "### Training hyperparameters" in upstream else known.facts.settings
-    lines = [f"- {name}: {_value(value)}" for name, value in given.items() if name not in known.of_recipe]
+    lines = [f"- {name}: {_value(value)}" for name, value in given.items()]
     if known.of_recipe:
-        lines.append(f"- set by the recipe, `{RECIPE_FILE}`, whatever else is said: {', '.join(known.of_recipe)}")
+        lines.append(f"- where the recipe, `{RECIPE_FILE}`, says another, its own holds: {', '.join(known.of_recipe)}")
     return "\n".join(lines)
 
 
@@ -171,7 +174,7 @@ def _made(known: Known) -> str:
     rows = [("script", code(facts.script)), ("pin", facts.pin), ("seed", facts.settings.get("seed"))]
     if "recipe" in facts.flags and (known.folder / RECIPE_FILE).is_file():
         rows.append(("recipe", f"`{RECIPE_FILE}` in the model's folder, its variables replaced"))
-    rows += [("left out of the recipe", cell(name)) for name in known.statistics.get("left_out", ())]
+        rows += [("left out of the recipe", cell(name)) for name in known.statistics.get("left_out", ())]
     rows += [(name.replace("_", " "), _value(v)) for name, v in known.training.items() if not _TIMES.fullmatch(name)]
     rows.append(("versions", ", ".join(f"{name} {number}" for name, number in versions().items())))
     parts = [_block(facts.command_line, "bash")]

@@ -120,7 +120,9 @@ class Compression:
         theirs, ours = ({k: v for k, v in c.flags.items() if k not in moved} for c in (self.config, config))
         # A flag adds a distillation, or takes it away.
         methods = [[algorithm.algorithm for algorithm in c.algorithms] for c in (self.config, config)]
-        same = config.raw == self.config.raw and theirs == ours and methods[0] == methods[1]
+        # What is left out of a recipe changes nothing.
+        asked, begun = ({k: v for k, v in c.raw.items() if k != "left_out"} for c in (config, self.config))
+        same = asked == begun and theirs == ours and methods[0] == methods[1]
         if self.finished:
             if not same:
                 logger.warning(
@@ -130,7 +132,7 @@ class Compression:
                 )
             return
         if not same:
-            what = config.source if config.raw != self.config.raw else "the flags"
+            what = config.source if asked != begun else "the flags"
             raise UsageError(
                 f"{self.config.source}: the training was begun with other settings than those of {what}; go on with "
                 "the settings of its beginning, or start anew from its model"
@@ -439,7 +441,7 @@ class Compression:
         return {
             "algorithms": list(named[True]),
             "training": list(named[False]),
-            "left_out": list(self.config.left_out),
+            "left_out": list(self.config.raw.get("left_out", ())),
             "finished": self.finished,
             "optimizer_steps": self.clock.step,
             "before": self._before,

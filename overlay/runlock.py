@@ -31,11 +31,11 @@ def run_lock(path: Path, what: str) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-            others = _openers(path)
-            if others and holder not in map(str, others):
+            others = [str(process) for process in _openers(path)]
+            if others and holder not in others:
                 raise OverlayError(
-                    f"process {others[0]}, which a run that was killed has left behind, works on {what}; wait until "
-                    "it ends, or end it, then run this again"
+                    f"another run (process {holder}) has ended, but what it has left behind works on {what}: process "
+                    f"{', '.join(others)}; wait until it ends, or end it, then run this again"
                 ) from None
             raise OverlayError(
                 f"another run (process {holder}) works on {what}; wait until it ends, then run this again"
@@ -49,7 +49,7 @@ def run_lock(path: Path, what: str) -> Iterator[None]:
 
 
 def _openers(path: Path) -> list[int]:
-    """The other processes that have the file open, the eldest first; none where the system does not say."""
+    """The other processes that have the file open, as far as this one may see."""
     target, found = str(path.resolve()), set()
     for link in Path("/proc").glob("[0-9]*/fd/*"):
         # Processes end while one looks, and those of others are closed to us.

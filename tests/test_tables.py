@@ -528,6 +528,14 @@ def test_mistakes_are_one_line(
     assert not (tmp_path / "out" / "generated").exists()
 
 
+@pytest.mark.parametrize("scale", ["smoke", "cpu", "full"])
+def test_every_scale_runs_on_the_default_pin(scale: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = []
+    monkeypatch.setattr(tables, "script_path", lambda pin, script: wanted.append(script))
+    tables._check_pin("v4.57", jobs.load_scale(scale))
+    assert "run_glue" in wanted or scale == "full"
+
+
 def test_two_at_a_time_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(sys, "argv", ["tables.py", "--out", str(tmp_path), "--scale", "full"])
     with tables.run_lock(tmp_path / ".lock", "it"):

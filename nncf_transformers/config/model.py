@@ -59,7 +59,7 @@ class AlgorithmConfig:
 
     Attributes:
         algorithm: Its name in a configuration.
-        compresses: Whether it changes what the model is; otherwise only how it is trained.
+        compresses: Whether it belongs to the compression; otherwise it only steers the training.
         place: File and key path that it was read from, for messages.
     """
 
@@ -402,7 +402,6 @@ class SetParameterConfig(AlgorithmConfig):
     """
 
     algorithm: ClassVar[str] = "set_parameter"
-    compresses: ClassVar[bool] = False
 
     parameters: tuple[str, ...] = ()
     init_value: float = 0.0
@@ -458,7 +457,6 @@ class CompressionConfig:
         input_info: The model inputs that a legacy file describes.
         flags: What flags have changed in the settings of the distillation.
         epochs: How long the training is to be; None: as the script is told.
-        left_out: Modifiers of a recipe that are not run, each with its place and the reason.
     """
 
     algorithms: tuple[AlgorithmConfig, ...]
@@ -468,7 +466,6 @@ class CompressionConfig:
     input_info: tuple[InputInfo, ...] = ()
     flags: dict[str, Any] = field(default_factory=dict)
     epochs: float | None = None
-    left_out: tuple[str, ...] = ()
 
     def with_flags(self, flags: Mapping[str, Any]) -> "CompressionConfig":
         """Let flags overrule the settings of the distillation, or add one to what is no recipe.

@@ -29,11 +29,12 @@ def composed(raw: Mapping[str, Any], metadata: Mapping[str, Any]) -> str | None:
     texts = [raw[key] for key in ("previous_recipe", "recipe") if raw.get(key)]
     if not texts:
         return None
-    from nncf_transformers.recipe.recipe import compose, parse_recipe
+    from nncf_transformers.recipe.recipe import LEFT_OUT, compose, parse_recipe
 
     *earlier, last = (parse_recipe(text, RECIPE_FILE) for text in texts)
     if raw.get("recipe"):
-        last = replace(last, metadata={**last.metadata, **metadata})
+        left_out = {LEFT_OUT: raw[LEFT_OUT]} if raw.get(LEFT_OUT) else {}
+        last = replace(last, metadata={**last.metadata, **metadata, **left_out})
     return compose(earlier[0] if earlier else None, last).to_yaml()
 
 

@@ -22,6 +22,9 @@ from nncf_transformers.recipe.modifiers import (
 )
 from nncf_transformers.recipe.source import parse_arguments, read_source
 
+# Under this name, a recipe that is saved says which modifiers of the original were left out.
+LEFT_OUT = "left_out"
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -178,7 +181,10 @@ def compose(previous: Recipe | None, new: Recipe) -> Recipe:
             names[stage.name] = _unused(stage.name or f"stage_{len(stages)}", taken)
             stages.append(dataclasses.replace(stage, name=names[stage.name], start=begin + stage.start))
         if "" not in names:
-            metadata |= {names.get(key, key): value for key, value in recipe.metadata.items()}
+            own = {names.get(key, key): value for key, value in recipe.metadata.items()}
+            if isinstance(own.get(LEFT_OUT), list) and isinstance(metadata.get(LEFT_OUT), list):
+                own[LEFT_OUT] = metadata[LEFT_OUT] + own[LEFT_OUT]
+            metadata |= own
         elif recipe.metadata:
             metadata[names[""]] = recipe.metadata
     return Recipe(

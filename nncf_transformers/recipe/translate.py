@@ -19,7 +19,8 @@ from nncf_transformers.config.model import (
     TrainableConfig,
     WeightDecayConfig,
 )
-from nncf_transformers.recipe.recipe import Recipe, parse_recipe
+from nncf_transformers.recipe.modifiers import UNSUPPORTED
+from nncf_transformers.recipe.recipe import LEFT_OUT, Recipe, parse_recipe
 
 # The order in which algorithms act: layers go before anything else looks at the model, and masks come before the
 # quantizers, which calibrate on the weights that stay.
@@ -53,8 +54,6 @@ _LASTING = (
 )
 # What every teacher is given, as far as it takes it.
 _TEACHER_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
-# Where a recipe that is saved says which modifiers of the original were left out.
-LEFT_OUT = "left_out"
 
 
 def recipe_config(recipe: Recipe | None, previous: Recipe | None = None) -> CompressionConfig:
@@ -71,9 +70,11 @@ def recipe_config(recipe: Recipe | None, previous: Recipe | None = None) -> Comp
     algorithms: list[AlgorithmConfig] = []
     raw: dict[str, Any] = {}
     if recipe is not None:
-        if recipe.unsupported:
-            recipe = replace(recipe, metadata={**recipe.metadata, LEFT_OUT: list(recipe.unsupported)})
         raw["recipe"] = recipe.to_yaml()
+        if recipe.unsupported:
+            # Not its place, which is another one on another machine.
+            names = [entry.split(" ", 1)[0] for entry in recipe.unsupported]
+            raw[LEFT_OUT] = [f"{name}: {UNSUPPORTED[name]}" for name in names]
         warnings += [*recipe.warnings, *(f"left out: {name}" for name in recipe.unsupported)]
         algorithms += _algorithms(recipe, warnings)
     config = CompressionConfig(
@@ -82,14 +83,8 @@ def recipe_config(recipe: Recipe | None, previous: Recipe | None = None) -> Comp
         warnings=tuple(warnings),
         raw=raw,
         epochs=recipe.max_epochs if recipe is not None else None,
-        left_out=_left_out(recipe),
     )
     return config if previous is None else with_previous(config, previous)
-
-
-def _left_out(recipe: Recipe | None) -> tuple[str, ...]:
-    found = recipe.metadata.get(LEFT_OUT) if recipe is not None else None
-    return tuple(map(str, found)) if isinstance(found, list) else ()
 
 
 def with_previous(config: CompressionConfig, previous: Recipe) -> CompressionConfig:
@@ -117,7 +112,8 @@ def read_raw(raw: Mapping[str, Any], source: str) -> CompressionConfig:
     recipe, previous = (
         parse_recipe(raw[key], source) if raw.get(key) else None for key in ("recipe", "previous_recipe")
     )
-    return recipe_config(recipe, previous)
+    config = recipe_config(recipe, previous)
+    return replace(config, raw={**config.raw, LEFT_OUT: raw[LEFT_OUT]}) if LEFT_OUT in raw else config
 
 
 def lasting(recipe: Recipe) -> list[AlgorithmConfig]:

@@ -320,7 +320,7 @@ def test_a_child_of_a_killed_run_still_keeps_others_out(applied: Project) -> Non
     try:
         done = applied.cli("apply")
         assert done.code == 1
-        assert f"process {child.pid}, which a run that was killed has left behind, works on build/v1;" in done.err
+        assert f"but what it has left behind works on build/v1: process {child.pid};" in done.err
     finally:
         child.kill()
         child.wait()

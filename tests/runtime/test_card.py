@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,8 +21,9 @@ from nncf_transformers import card_facts
 from nncf_transformers.card import CARD_FILE, CardFacts, read_card, write_card
 from nncf_transformers.compression import Compression
 from nncf_transformers.config import parse_config
-from nncf_transformers.recipe.recipe import parse_recipe
-from nncf_transformers.recipe.translate import recipe_config
+from nncf_transformers.errors import UsageError
+from nncf_transformers.recipe.recipe import compose, parse_recipe
+from nncf_transformers.recipe.translate import read_raw, recipe_config
 from nncf_transformers.summary import add_exports
 
 SQUAD = [
@@ -340,13 +342,31 @@ def test_what_a_recipe_has_set(tmp_path: Path) -> None:
     assert statistics["algorithms"] == ["constant_sparsity"] and statistics["training"] == ["learning_rate"]
     assert "compressed by constant sparsity." in text_of(tmp_path)
     settings = section(tmp_path, "Training hyperparameters")
-    assert "learning_rate: 3e-05" not in settings and "- num_train_epochs: 2" in settings
-    assert "set by the recipe, `recipe.yaml`, whatever else is said: learning_rate, lr_scheduler_type" in settings
+    assert "- where the recipe, `recipe.yaml`, says another, its own holds: learning_rate, lr_sch" in settings
     made = section(tmp_path, "How it was made")
     assert "- recipe: `recipe.yaml` in the model's folder" in made
-    assert "- left out of the recipe: MFACPruningModifier (" in made
+    assert "- left out of the recipe: MFACPruningModifier: second-order" in made
+    write_card(tmp_path, facts(SQUAD))
+    trained_again = text_of(tmp_path)
+    assert "left out of the recipe" not in trained_again and "its own holds" not in trained_again
     # The saved recipe says it, too, and is the same when it is read and saved again.
     saved = parse_recipe((tmp_path / "recipe.yaml").read_text(), "recipe.yaml")
-    (left_out,) = saved.metadata["left_out"]
-    assert left_out.startswith("MFACPruningModifier (") and saved.to_yaml() == (tmp_path / "recipe.yaml").read_text()
-    assert recipe_config(saved).left_out == (left_out,)
+    assert saved.to_yaml() == (tmp_path / "recipe.yaml").read_text()
+    assert [entry.split(":")[0] for entry in saved.metadata["left_out"]] == ["MFACPruningModifier"]
+
+
+def test_what_is_left_out_does_not_make_another_recipe() -> None:
+    """A training goes on by the same text from elsewhere, and by what an earlier version has begun."""
+    here, there = (recipe_config(parse_recipe(RECIPE, source, lenient=True)) for source in ("a.md", "/b/c.md"))
+    compression = Compression(here)
+    compression.check_same(there)
+    compression.check_same(replace(there, raw={"recipe": there.raw["recipe"]}))
+    assert read_raw(here.raw, "nncf_config.json").raw == here.raw
+    with pytest.raises(UsageError, match="other settings"):
+        compression.check_same(recipe_config(parse_recipe(RECIPE.replace("1e-3", "2e-3"), "a.md", lenient=True)))
+
+
+def test_what_was_left_out_of_both_recipes_stays() -> None:
+    staged = "a:\n  x_modifiers:\n    - !EpochRangeModifier {start_epoch: 0, end_epoch: 1}\n"
+    texts = [f"__metadata__: {{left_out: [{name}]}}\n{staged}" for name in ("M", "N")]
+    assert compose(*(parse_recipe(text, "r") for text in texts)).metadata["left_out"] == ["M", "N"]
