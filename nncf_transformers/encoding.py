@@ -13,6 +13,9 @@ import numpy as np
 from nncf_transformers.errors import UsageError
 from nncf_transformers.runtimes import Exported, Outputs, Runtime
 
+# Up to here, a few tokens more take longer in every runtime, and widths are multiples of 8.
+_SHORT = 32
+
 
 def clean(text: str) -> str:
     """The text with a question mark for each half of a surrogate pair, which no tokenizer takes; places stay."""
@@ -75,10 +78,11 @@ class Encoder:
         """
         if batch_size < 1:
             raise UsageError(f"batch_size {batch_size}: must be 1 or more")
-        multiple = getattr(runtime, "multiple", Exported.multiple)
+        long_multiple = getattr(runtime, "multiple", Exported.multiple)
         widths = defaultdict(list)
         for row, encoding in enumerate(encodings):
             length = len(encoding)
+            multiple = long_multiple if length > _SHORT else 8
             widths[max(length, min(-(-length // multiple) * multiple, self._max_length))].append(row)
         for width, rows in widths.items():
             for first in range(0, len(rows), batch_size):

@@ -33,7 +33,7 @@ class Exported:
         run: runs it.
         inputs: names of what it takes.
         outputs: names of what it returns, in order.
-        multiple: rows are best padded to a width that is a multiple of this.
+        multiple: rows of more than a few tokens are best padded to a width that is a multiple of this.
     """
 
     run: Runtime
@@ -109,8 +109,8 @@ def openvino_runtime(path: str | os.PathLike[str], threads: int = 0, exact: bool
         result = compiled([_input(inputs, k) for k in names])
         return tuple(result[port].copy() for port in compiled.outputs)
 
-    # A width in between takes as long as the next multiple of 16, and OpenVINO prepares itself for every new shape,
-    # about a millisecond for six layers.
+    # From 32 tokens on, a width in between takes about as long as the next multiple of 16, and OpenVINO prepares itself
+    # for every new shape, about a millisecond for six layers.
     return Exported(run, names, tuple(port.any_name for port in compiled.outputs), multiple=16)
 
 

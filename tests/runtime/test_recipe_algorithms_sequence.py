@@ -148,7 +148,7 @@ def test_warnings_and_places_of_a_recipe_outlast_that_of_its_model(tmp_path: Pat
     both = inherit(new, model, str(tmp_path), trains=True)
     assert both is not None and both.warnings == new.warnings != ()
     assert {item.place for item in new.algorithms} < {item.place for item in both.algorithms}
-    assert both.raw.keys() == {"recipe", "previous_recipe"}
+    assert both.raw.keys() == {"recipe", "previous_recipe", "left_out"}
 
 
 def test_zeros_of_a_pruning_that_we_do_not_run_stay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
