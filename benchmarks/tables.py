@@ -59,7 +59,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
-    print(f"\n{rendering.table(results)}")
+    print(f"\n{rendering.table(results, str(out / 'results.json'))}")
     _say_commits(results)
     failed = [
         f"{name}/{row['key']}" for name in chosen for row in results["tasks"][name]["rows"] if row["status"] == "failed"

@@ -118,8 +118,13 @@ def earlier_row(plan: Earlier, published: Row | None) -> dict[str, Any]:
     )
 
 
-def table(results: Mapping[str, Any]) -> str:
-    """Render results as Markdown: a table for each task with something measured, one line for what was not run."""
+def table(results: Mapping[str, Any], record: str | None = None) -> str:
+    """Render results as Markdown: a table for each task with something measured, one line for what was not run.
+
+    Args:
+        results: as they are written.
+        record: the file that they are in, for that line; None for the copy that is kept with the project.
+    """
     parts, idle = [], []
     for name, task in results["tasks"].items():
         rows = [row for row in task["rows"] if row["status"] != NOT_RUN]
@@ -130,9 +135,10 @@ def table(results: Mapping[str, Any]) -> str:
     if any((row["latency_ms"] or {}).get("OpenVINO") for task in results["tasks"].values() for row in task["rows"]):
         parts.append(f"In brackets: quartiles. {FLOAT32}")
     if idle:
+        place = record or f"benchmarks/measured/{results['name']}.json"
         parts.append(
             "Rows that were not run here, each with its reason, its command and the hardware that it wants in "
-            f"`benchmarks/measured/{results['name']}.json`: {', '.join(idle)}."
+            f"`{place}`: {', '.join(idle)}."
         )
     return "\n\n".join(parts)
 
