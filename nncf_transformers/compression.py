@@ -37,7 +37,7 @@ from nncf_transformers.algorithms.learning_rate import LearningRate
 from nncf_transformers.algorithms.quantization import quantizers
 from nncf_transformers.algorithms.trainable import Trainable
 from nncf_transformers.config import CompressionConfig
-from nncf_transformers.config.model import LayerDroppingConfig
+from nncf_transformers.config.model import LEFT_OUT, LayerDroppingConfig
 from nncf_transformers.config.parameters import KEPT_LAYERS
 from nncf_transformers.errors import UsageError
 from nncf_transformers.families import check_supported, is_adapted
@@ -121,7 +121,7 @@ class Compression:
         # A flag adds a distillation, or takes it away.
         methods = [[algorithm.algorithm for algorithm in c.algorithms] for c in (self.config, config)]
         # What is left out of a recipe changes nothing.
-        asked, begun = ({k: v for k, v in c.raw.items() if k != "left_out"} for c in (config, self.config))
+        asked, begun = ({k: v for k, v in c.raw.items() if k != LEFT_OUT} for c in (config, self.config))
         same = asked == begun and theirs == ours and methods[0] == methods[1]
         if self.finished:
             if not same:
@@ -441,7 +441,7 @@ class Compression:
         return {
             "algorithms": list(named[True]),
             "training": list(named[False]),
-            "left_out": list(self.config.raw.get("left_out", ())),
+            "left_out": list(self.config.raw.get(LEFT_OUT, ())),
             "finished": self.finished,
             "optimizer_steps": self.clock.step,
             "before": self._before,

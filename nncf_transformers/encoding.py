@@ -13,7 +13,7 @@ import numpy as np
 from nncf_transformers.errors import UsageError
 from nncf_transformers.runtimes import Exported, Outputs, Runtime
 
-# Up to here, a few tokens more take longer in every runtime, and widths are multiples of 8.
+# Up to here, a few tokens more take longer in every runtime, and widths are the usual multiples.
 _SHORT = 32
 
 
@@ -82,7 +82,7 @@ class Encoder:
         widths = defaultdict(list)
         for row, encoding in enumerate(encodings):
             length = len(encoding)
-            multiple = long_multiple if length > _SHORT else 8
+            multiple = long_multiple if length > _SHORT else Exported.multiple
             widths[max(length, min(-(-length // multiple) * multiple, self._max_length))].append(row)
         for width, rows in widths.items():
             for first in range(0, len(rows), batch_size):

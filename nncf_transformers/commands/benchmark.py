@@ -149,16 +149,20 @@ def _lengths(files: Sequence[Path], wanted: Sequence[int] | None) -> list[int]:
 
     A length that a model has no positions for is refused: some runtimes give a result all the same.
     """
-    from nncf_transformers.deployment import check_length, position_limit, read_config
+    lengths = list(_LENGTHS if wanted is None else wanted)
+    for file in files:
+        config = file.with_name("config.json")
+        if not config.is_file():
+            continue
+        # Not before: it loads torch.
+        from nncf_transformers.deployment import check_length, position_limit, read_config
 
-    configs = {file: file.with_name("config.json") for file in files}
-    limits = {file: position_limit(read_config(config)) for file, config in configs.items() if config.is_file()}
-    if wanted is None:
-        most = min((limit for limit in limits.values() if limit is not None), default=max(_LENGTHS))
-        return sorted({min(length, most) for length in _LENGTHS})
-    for file, limit in limits.items():
-        check_length(max(wanted), limit, str(file))
-    return list(wanted)
+        limit = position_limit(read_config(config))
+        if wanted is not None:
+            check_length(max(wanted), limit, str(file))
+        elif limit is not None:
+            lengths = sorted({min(length, limit) for length in lengths})
+    return lengths
 
 
 def _files(model: Path, wanted: str) -> dict[str, Path]:

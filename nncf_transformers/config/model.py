@@ -442,6 +442,8 @@ class InputInfo:
 
 # Under these ``raw`` has a recipe, and the one that the model came with.
 RECIPE_KEYS = frozenset(("recipe", "previous_recipe"))
+# Beside them, and in a recipe that is saved: which modifiers of the original were left out.
+LEFT_OUT = "left_out"
 
 
 @dataclass(frozen=True)

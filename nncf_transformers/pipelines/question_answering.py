@@ -56,7 +56,6 @@ class QuestionAnswering:
             doc_stride = max(0, min(128, room // 2))
         self.sequence_length, self.top_k = length, whole_number("top_k", top_k)
         self.doc_stride = whole_number("doc_stride", doc_stride, 0)
-        self._tokenizer = deployed.tokenizer
         self._reader = Reader(
             deployed.runtime,
             deployed.tokenizer,

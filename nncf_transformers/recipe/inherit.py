@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nncf_transformers import checkpoint
 from nncf_transformers.config import CompressionConfig
+from nncf_transformers.config.model import LEFT_OUT
 from nncf_transformers.config.parameters import KEPT_LAYERS
 from nncf_transformers.errors import UsageError
 
@@ -29,7 +30,7 @@ def composed(raw: Mapping[str, Any], metadata: Mapping[str, Any]) -> str | None:
     texts = [raw[key] for key in ("previous_recipe", "recipe") if raw.get(key)]
     if not texts:
         return None
-    from nncf_transformers.recipe.recipe import LEFT_OUT, compose, parse_recipe
+    from nncf_transformers.recipe.recipe import compose, parse_recipe
 
     *earlier, last = (parse_recipe(text, RECIPE_FILE) for text in texts)
     if raw.get("recipe"):

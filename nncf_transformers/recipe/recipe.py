@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from nncf_transformers.config.errors import ConfigError
+from nncf_transformers.config.model import LEFT_OUT
 from nncf_transformers.recipe.document import FLOAT, STAGE_EPOCHS_KEY, RawStage, read_document
 from nncf_transformers.recipe.modifiers import (
     LEARNING_RATES,
@@ -21,9 +22,6 @@ from nncf_transformers.recipe.modifiers import (
     read_modifier,
 )
 from nncf_transformers.recipe.source import parse_arguments, read_source
-
-# Under this name, a recipe that is saved says which modifiers of the original were left out.
-LEFT_OUT = "left_out"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 from nncf_transformers.config.errors import ConfigError
 from nncf_transformers.config.model import (
+    LEFT_OUT,
     AlgorithmConfig,
     CompressionConfig,
     ConstantSparsityConfig,
@@ -20,7 +21,7 @@ from nncf_transformers.config.model import (
     WeightDecayConfig,
 )
 from nncf_transformers.recipe.modifiers import UNSUPPORTED
-from nncf_transformers.recipe.recipe import LEFT_OUT, Recipe, parse_recipe
+from nncf_transformers.recipe.recipe import Recipe, parse_recipe
 
 # The order in which algorithms act: layers go before anything else looks at the model, and masks come before the
 # quantizers, which calibrate on the weights that stay.
